@@ -1,0 +1,1 @@
+"""The filter language, grouping and ordering. No I/O."""

@@ -1,0 +1,1 @@
+"""Text, JSON and CSV for people and programs."""

@@ -1,0 +1,1 @@
+"""The only room that opens anything: netlink sockets, /proc, namespaces, recordings."""

@@ -1,0 +1,1 @@
+"""The types that every room shares: columns, batches, tables, snapshots, requests."""

@@ -1,0 +1,1 @@
+"""What TCP is: pure data and rules, standard library only."""

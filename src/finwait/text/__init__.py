@@ -1,0 +1,1 @@
+"""Words for people: messages in several languages, the escaper of foreign strings, character widths."""

@@ -1,0 +1,1 @@
+"""Bytes and text become records and back. Nothing here opens anything."""
