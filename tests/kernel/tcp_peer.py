@@ -1,0 +1,212 @@
+"""A scripted TCP peer: the far end of a veth pair, played by hand over one AF_PACKET socket.
+
+The kernel under test owns the near end. The peer is no kernel socket: it sends the segments it is told to send and
+answers nothing by itself, so that every state of RFC 9293 can be held still by withholding the next segment. With
+``arp off`` on the near end the kernel writes its own hardware address as the destination of every frame: no ARP, no
+neighbour discovery, and the kernel's own IP stack on the far end ignores the frames (PACKET_OTHERHOST).
+
+See packet(7), RFC 9293 section 3.1 (header), RFC 8200 section 8.1 (pseudo-header).
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
+
+ETH_P_ALL = 0x0003
+ETH_P_IP = 0x0800
+ETH_P_IPV6 = 0x86DD
+SOL_PACKET = 263
+PACKET_IGNORE_OUTGOING = 23
+
+_ETHERNET = struct.Struct("!6s6sH")
+_IPV4 = struct.Struct("!BBHHHBBH4s4s")
+_IPV6 = struct.Struct("!IHBB16s16s")
+_TCP = struct.Struct("!HHIIBBHHH")
+_IPV4_DF = 0x4000
+_MSS = 1400
+_MSS_OPTION = struct.pack("!BBH", 2, 4, _MSS)
+_SEQUENCE_SPACE = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One TCP segment with the addresses of the packet around it."""
+
+    source: IPv4Address | IPv6Address
+    source_port: int
+    destination: IPv4Address | IPv6Address
+    destination_port: int
+    seq: int
+    ack: int
+    flags: int
+    window: int = 65535
+    options: bytes = b""  # a multiple of four bytes
+    payload: bytes = b""
+
+    @property
+    def next_seq(self) -> int:
+        """The sequence number after this segment; SYN and FIN take one each."""
+        length = len(self.payload) + bool(self.flags & SYN) + bool(self.flags & FIN)
+        return (self.seq + length) % _SEQUENCE_SPACE
+
+
+def internet_checksum(octets: bytes) -> int:
+    """The ones' complement checksum of RFC 1071: a sum modulo 65,535 of the 16-bit words."""
+    if len(octets) % 2:
+        octets += b"\0"
+    return 0xFFFF - int.from_bytes(octets, "big") % 0xFFFF
+
+
+def build_packet(segment: Segment) -> bytes:
+    """The IPv4 or IPv6 packet that carries `segment`, with correct checksums."""
+    source, destination = segment.source.packed, segment.destination.packed
+    length = _TCP.size + len(segment.options) + len(segment.payload)
+    pseudo_header = source + destination + struct.pack("!II", length, socket.IPPROTO_TCP)
+    ports = (segment.source_port, segment.destination_port)
+    offset = (_TCP.size + len(segment.options)) // 4 << 4
+    fields = (*ports, segment.seq, segment.ack, offset, segment.flags, segment.window)
+    rest = segment.options + segment.payload
+    checksum = internet_checksum(pseudo_header + _TCP.pack(*fields, 0, 0) + rest)
+    tcp = _TCP.pack(*fields, checksum, 0) + rest
+    if segment.source.version == 6:
+        return _IPV6.pack(6 << 28, length, socket.IPPROTO_TCP, 64, source, destination) + tcp
+    first = (0x45, 0, _IPV4.size + length, 0, _IPV4_DF, 64, socket.IPPROTO_TCP)
+    checksum = internet_checksum(_IPV4.pack(*first, 0, source, destination))
+    return _IPV4.pack(*first, checksum, source, destination) + tcp
+
+
+def parse_frame(frame: bytes) -> Segment | None:
+    """The TCP segment in an Ethernet frame; None for anything else. Trusts the kernel that wrote it."""
+    ethertype = _ETHERNET.unpack_from(frame)[2]
+    packet = frame[_ETHERNET.size :]
+    if ethertype == ETH_P_IP and packet[9] == socket.IPPROTO_TCP:
+        header_length = (packet[0] & 0x0F) * 4
+        end = int.from_bytes(packet[2:4], "big") or len(packet)
+        source, destination = packet[12:16], packet[16:20]
+    elif ethertype == ETH_P_IPV6 and packet[6] == socket.IPPROTO_TCP:
+        header_length = _IPV6.size
+        end = (header_length + int.from_bytes(packet[4:6], "big")) if packet[4:6] != b"\0\0" else len(packet)
+        source, destination = packet[8:24], packet[24:40]
+    else:
+        return None
+    tcp = packet[header_length:end]
+    source_port, destination_port, seq, ack, offset, flags, window, _, _ = _TCP.unpack_from(tcp)
+    options_end = (offset >> 4) * 4
+    return Segment(
+        ip_address(source), source_port, ip_address(destination), destination_port,
+        seq, ack, flags, window, tcp[_TCP.size : options_end], tcp[options_end:],
+    )  # fmt: skip
+
+
+class TcpPeer:
+    """The far end of the veth pair: sends and receives segments, knows no connection."""
+
+    def __init__(self, interface: str, near_mac: bytes, *, timeout: float = 10.0) -> None:
+        self.timeout = timeout
+        self._near_mac = near_mac
+        self._packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        self._packets.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+        self._packets.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        self._packets.bind((interface, ETH_P_ALL))
+
+    def close(self) -> None:
+        """Give the far end back."""
+        self._packets.close()
+
+    def send(self, segment: Segment) -> None:
+        """Put `segment` on the wire."""
+        ethertype = ETH_P_IPV6 if segment.source.version == 6 else ETH_P_IP
+        self._packets.send(_ETHERNET.pack(self._near_mac, b"\x02\0\0\0\0\2", ethertype) + build_packet(segment))
+
+    def receive(self, deadline: float) -> Segment:
+        """The next segment from the kernel, whichever connection it belongs to. Raises TimeoutError at `deadline`."""
+        while (remaining := deadline - time.monotonic()) > 0:
+            self._packets.settimeout(remaining)
+            segment = parse_frame(self._packets.recv(1 << 17))
+            if segment is not None:
+                return segment
+        raise TimeoutError("the kernel sent no segment")
+
+
+@dataclass(slots=True)
+class FarEnd:
+    """The peer's side of one connection: its addresses and its two sequence numbers."""
+
+    peer: TcpPeer
+    address: IPv4Address | IPv6Address
+    port: int
+    near_address: IPv4Address | IPv6Address
+    near_port: int
+    window: int = 65535
+    snd_nxt: int = 1_000_000
+    rcv_nxt: int = 0
+    _unacked_fin: Segment | None = field(default=None, repr=False)
+
+    def send(self, flags: int, *, options: bytes = b"", payload: bytes = b"") -> None:
+        """Send one segment at SND.NXT that acknowledges RCV.NXT, and advance SND.NXT."""
+        segment = Segment(
+            self.address, self.port, self.near_address, self.near_port,
+            self.snd_nxt, self.rcv_nxt if flags & ACK else 0, flags, self.window, options, payload,
+        )  # fmt: skip
+        self.peer.send(segment)
+        self.snd_nxt = segment.next_seq
+
+    def expect(self, flags: int) -> Segment:
+        """The next segment of this connection that has all `flags`; others are retransmissions and thrown away."""
+        deadline = time.monotonic() + self.peer.timeout
+        ours = (self.near_address, self.near_port, self.address, self.port)
+        while True:
+            segment = self.peer.receive(deadline)
+            theirs = (segment.source, segment.source_port, segment.destination, segment.destination_port)
+            if theirs == ours and segment.flags & flags == flags:
+                return segment
+
+    def answer_syn(self) -> None:
+        """Passive side of the handshake: wait for the kernel's SYN, send SYN-ACK."""
+        self.rcv_nxt = self.expect(SYN).next_seq
+        self.send(SYN | ACK, options=_MSS_OPTION)
+        self.expect(ACK)
+
+    def send_syn(self) -> None:
+        """Begin an active open and leave it half-open."""
+        self.send(SYN, options=_MSS_OPTION)
+
+    def open(self) -> None:
+        """Active side of the whole handshake."""
+        self.send_syn()
+        self.rcv_nxt = self.expect(SYN | ACK).next_seq
+        self.send(ACK)
+
+    def send_data(self, length: int) -> None:
+        """Send `length` bytes in segments of the usual size; the kernel's acknowledgements are not awaited."""
+        for start in range(0, length, _MSS):
+            self.send(ACK | PSH, payload=b"." * min(_MSS, length - start))
+
+    def await_ack(self) -> None:
+        """Wait until the kernel has acknowledged everything that was sent."""
+        while self.expect(ACK).ack != self.snd_nxt:
+            pass
+
+    def await_fin(self) -> None:
+        """Wait for the kernel's FIN without acknowledging it."""
+        self._unacked_fin = self.expect(FIN)
+
+    def ack_fin(self) -> None:
+        """Acknowledge the FIN that `await_fin` saw."""
+        assert self._unacked_fin is not None, "no FIN to acknowledge"
+        self.rcv_nxt = self._unacked_fin.next_seq
+        self.send(ACK)
+
+    def send_fin(self) -> None:
+        """Close the peer's direction."""
+        self.send(FIN | ACK)
+
+    def send_ack(self) -> None:
+        """A bare acknowledgement; in TIME-WAIT it starts the 60 seconds anew (tcp_timewait_state_process)."""
+        self.send(ACK)
