@@ -13,12 +13,11 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
@@ -60,12 +59,18 @@ def enter_own_namespace() -> None:
                 file.write(text)
 
 
-def die_with_parent() -> None:
-    """Get SIGTERM when the parent's thread that started us ends, and turn it into an orderly exit.
+def die_with_parent(clean_up: Callable[[], None]) -> None:
+    """Get SIGTERM when the parent's thread that started us ends; SIGTERM cleans up and ends the process at once.
 
-    Call it after `enter_own_namespace`: gaining capabilities in a user namespace clears the setting.
+    Call it after `enter_own_namespace`: gaining capabilities in a user namespace clears the setting. The handler does
+    the work itself, because the parent's end also closes standard input and an exception would interrupt that exit.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    def on_sigterm(*_: object) -> None:
+        clean_up()
+        os._exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, on_sigterm)
     _check(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0), "prctl")
 
 

@@ -53,7 +53,7 @@ _SYSCTLS: dict[str, str | int] = {
 def _enter_namespace(sysctls: dict[str, str | int]) -> None:
     """A namespace with lo and a veth pair: `near` is the kernel's, `far` is the scripted peer's."""
     namespace.enter_own_namespace()
-    namespace.die_with_parent()
+    namespace.die_with_parent(namespace.destroy_all)
     namespace.raise_descriptor_limit()
     namespace.run_ip(
         "link set lo up",
