@@ -9,8 +9,21 @@ docs/exit-codes.md. Arguments may be foreign strings; whoever shows them on a te
 from __future__ import annotations
 
 
+class Phrase:
+    """A part of a message: itself a message id with arguments, translated where the whole is."""
+
+    __slots__ = ("arguments", "message_id")
+
+    def __init__(self, message_id: str, **arguments: object) -> None:
+        self.message_id = message_id
+        self.arguments = arguments
+
+    def __str__(self) -> str:
+        return self.message_id.format(**self.arguments)
+
+
 class FinwaitError(Exception):
-    """Base of all. `message_id` is a gettext message id, `arguments` fill its ``{}`` places."""
+    """Base of all. `message_id` is a gettext message id, `arguments` fill its ``{}`` places; a Phrase may be among them."""
 
     exit_code = 1
 

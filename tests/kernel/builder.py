@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 NEAR_MAC = "02:00:00:00:00:01"
 NEAR_IPV4 = IPv4Address("10.77.0.1")
 NEAR_IPV6 = IPv6Address("fd77::1")
+GATEWAY_IPV4 = IPv4Address("10.77.0.2")  # one neighbour, however many addresses the peer has
+GATEWAY_IPV6 = IPv6Address("fd77::2")
 _FAR_IPV4 = IPv4Address("10.77.1.0")  # the first of the peer's addresses
 _FAR_IPV6 = IPv6Address("fd77::1:0")
 _FAR_PORT = 443
@@ -31,7 +33,6 @@ _FIRST_LISTEN_PORT = 2000  # below ip_local_port_range
 _TIME_WAIT_REARM_S = 20.0  # of the 60 that TIME_WAIT lasts
 
 SO_COOKIE = 57
-SO_SNDBUFFORCE = 32
 TCP_REPAIR = 19
 TCP_REPAIR_OFF_NO_WP = -1
 TCP_REPAIR_QUEUE = 20
@@ -214,7 +215,7 @@ class Builder:
         remaining = group.unacked + group.unsent
         if remaining:
             assert connection.sock is not None
-            connection.sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 4 * remaining)
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * remaining)
         while remaining:
             remaining -= connection.sock.send(bytes(remaining))
 

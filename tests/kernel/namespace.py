@@ -13,6 +13,7 @@ import signal
 import socket
 import struct
 import subprocess
+from collections import Counter
 from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -127,8 +128,8 @@ def _open_sock_diag() -> socket.socket:
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
 
 
-def dump(family: int, states: int = ALL_STATES) -> Iterator[Row]:
-    """Every TCP socket of `family` in the own namespace. Raises OSError for an error inside NLMSG_DONE."""
+def _walk(family: int, states: int) -> Iterator[bytes]:
+    """Every struct inet_diag_msg of a dump. Raises OSError for an error inside NLMSG_DONE."""
     request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, states, bytes(48))
     header = _NLMSGHDR.pack(16 + len(request), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1, 0)
     with _open_sock_diag() as netlink:
@@ -144,13 +145,18 @@ def dump(family: int, states: int = ALL_STATES) -> Iterator[Row]:
                     if error:
                         raise OSError(error, os.strerror(error))
                     return
-                yield _parse_row(payload)
+                yield payload
                 offset += (length + 3) & ~3
+
+
+def count_by_state() -> Counter[int]:
+    """How many TCP sockets of both families are in each state."""
+    return Counter(message[1] for family in (AF_INET, AF_INET6) for message in _walk(family, ALL_STATES))
 
 
 def read_rows(states: int = ALL_STATES) -> list[Row]:
     """Every TCP socket of both families in the own namespace."""
-    return [row for family in (AF_INET, AF_INET6) for row in dump(family, states)]
+    return [_parse_row(message) for family in (AF_INET, AF_INET6) for message in _walk(family, states)]
 
 
 def destroy_all() -> None:

@@ -23,7 +23,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from tests.kernel import namespace
-from tests.kernel.builder import NEAR_IPV4, NEAR_IPV6, NEAR_MAC, Builder
+from tests.kernel.builder import GATEWAY_IPV4, GATEWAY_IPV6, NEAR_IPV4, NEAR_IPV6, NEAR_MAC, Builder
 from tests.kernel.spec import Group, HeldSocket, Spec
 from tests.kernel.tcp_peer import TcpPeer
 
@@ -60,8 +60,10 @@ def _enter_namespace(sysctls: dict[str, str | int]) -> None:
         f"link add near address {NEAR_MAC} type veth peer name far address {FAR_MAC}",
         "link set far arp off up",
         "link set near arp off up",
-        f"addr add {NEAR_IPV4}/16 dev near",
-        f"addr add {NEAR_IPV6}/64 dev near nodad",
+        f"addr add {NEAR_IPV4}/24 dev near",
+        f"addr add {NEAR_IPV6}/112 dev near nodad",
+        f"route add 10.0.0.0/8 via {GATEWAY_IPV4}",
+        f"route add fd77::/64 via {GATEWAY_IPV6}",
     )
     namespace.write_sysctls(_SYSCTLS | sysctls)
 

@@ -29,6 +29,7 @@ _IPV4 = struct.Struct("!BBHHHBBH4s4s")
 _IPV6 = struct.Struct("!IHBB16s16s")
 _TCP = struct.Struct("!HHIIBBHHH")
 _IPV4_DF = 0x4000
+_FAR_MAC = b"\x02\0\0\0\0\2"
 _MSS = 1400
 _MSS_OPTION = struct.pack("!BBH", 2, 4, _MSS)
 _SEQUENCE_SPACE = 1 << 32
@@ -107,22 +108,30 @@ def parse_frame(frame: bytes) -> Segment | None:
 class TcpPeer:
     """The far end of the veth pair: sends and receives segments, knows no connection."""
 
-    def __init__(self, interface: str, near_mac: bytes, *, timeout: float = 10.0) -> None:
+    def __init__(self, interface: str, near_mac: bytes, *, timeout: float = 10.0, deaf: bool = False) -> None:
         self.timeout = timeout
         self._near_mac = near_mac
         self._packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._packets.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
         self._packets.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-        self._packets.bind((interface, ETH_P_ALL))
+        self._packets.bind((interface, 0 if deaf else ETH_P_ALL))  # deaf: only sends, and costs the kernel no copies
 
     def close(self) -> None:
         """Give the far end back."""
         self._packets.close()
 
+    def build_frame(self, segment: Segment) -> bytes:
+        """The Ethernet frame that carries `segment` to the near end."""
+        ethertype = ETH_P_IPV6 if segment.source.version == 6 else ETH_P_IP
+        return _ETHERNET.pack(self._near_mac, _FAR_MAC, ethertype) + build_packet(segment)
+
+    def send_frame(self, frame: bytes) -> None:
+        """Put a frame of `build_frame` on the wire."""
+        self._packets.send(frame)
+
     def send(self, segment: Segment) -> None:
         """Put `segment` on the wire."""
-        ethertype = ETH_P_IPV6 if segment.source.version == 6 else ETH_P_IP
-        self._packets.send(_ETHERNET.pack(self._near_mac, b"\x02\0\0\0\0\2", ethertype) + build_packet(segment))
+        self._packets.send(self.build_frame(segment))
 
     def receive(self, deadline: float) -> Segment:
         """The next segment from the kernel, whichever connection it belongs to. Raises TimeoutError at `deadline`."""

@@ -1,0 +1,7 @@
+"""`python -m finwait`."""
+
+import sys
+
+from finwait.cli.main import main
+
+sys.exit(main())

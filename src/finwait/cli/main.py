@@ -1,0 +1,100 @@
+"""The entry point: language, command, errors. Every heavy import waits until a command asks for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from finwait.errors import FinwaitError, UsageError
+from finwait.text.messages import language_of_environment, parse_language, use_language
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS = ("count", "list")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run finwait; returns the exit code. SIGPIPE ends the process, Ctrl-C gives 130."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _die_by_sigpipe()
+        code = _run(words)
+        sys.stdout.flush()
+    except FinwaitError as error:
+        from finwait.cli.output import say_error
+
+        say_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        return _say_output_lost(error)
+    return code
+
+
+def _die_by_sigpipe() -> None:
+    from signal import SIG_DFL, SIGPIPE, signal
+
+    signal(SIGPIPE, SIG_DFL)
+
+
+def _say_output_lost(error: OSError) -> int:
+    sys.stderr.write(f"finwait: {os.strerror(error.errno or 0)}\n")
+    return FinwaitError.exit_code
+
+
+def _run(words: list[str]) -> int:
+    use_language(_language(words))
+    command, rest = _choose_command(words)
+    if command == "version":
+        from finwait.version import __version__
+
+        sys.stdout.write(f"finwait {__version__}\n")
+        return 0
+    if command == "help":
+        from finwait.cli.overview import run
+    elif command == "list":
+        from finwait.cli.list import run
+    else:
+        from finwait.cli.count import run
+    return run(rest)
+
+
+def _language(words: Sequence[str]) -> str:
+    """What ``--lang`` says, looked up before anything is parsed so that every error speaks it; else the environment."""
+    for index, word in enumerate(words):
+        if word == "--":
+            break
+        if word.startswith("--lang="):
+            return parse_language(word[7:])
+        if word == "--lang" and index + 1 < len(words):
+            return parse_language(words[index + 1])
+    return language_of_environment(os.environ)
+
+
+def _choose_command(words: list[str]) -> tuple[str, list[str]]:
+    """The command and its arguments. A first word that is no command means count."""
+    first = words[0] if words else ""
+    if first in COMMANDS:
+        return first, words[1:]
+    if first in {"-h", "--help", "help"}:
+        return "help", words[1:]
+    if first in {"-V", "--version"}:
+        return "version", []
+    if first and not first.startswith("-"):
+        _check_misspelt_command(first)
+    return "count", words
+
+
+def _check_misspelt_command(word: str) -> None:
+    from finwait.query.words import is_filter_word
+
+    if is_filter_word(word):
+        return
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, COMMANDS, n=1, cutoff=0.7)
+    if near:
+        raise UsageError("unknown command '{word}'; did you mean {nearest}?", word=word, nearest=near[0])

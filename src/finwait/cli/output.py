@@ -1,0 +1,62 @@
+"""Where answers go: data to stdout, talk to stderr."""
+
+from __future__ import annotations
+
+import sys
+
+from finwait.errors import FinwaitError, Phrase
+from finwait.render.documents import message_of
+from finwait.text.escape import escape_foreign
+from finwait.text.messages import translate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from finwait.table.snapshot import Cell, Notice
+
+
+def write_lines(lines: Iterable[str]) -> None:
+    """Write `lines` to stdout, each ended; characters that it cannot encode become escapes."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+
+
+def write_json(document: object, *, indent: int | None = None) -> None:
+    """Write one JSON document and a newline to stdout."""
+    from json import dumps
+
+    sys.stdout.write(dumps(document, indent=indent) + "\n")
+
+
+def write_csv(rows: Iterable[Sequence[Cell]]) -> None:
+    """Write `rows` to stdout as RFC 4180 has it, lines ended by a newline alone."""
+    from csv import writer
+
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    writer(sys.stdout, lineterminator="\n").writerows(rows)
+
+
+def say(line: str) -> None:
+    """One line of talk on stderr."""
+    sys.stderr.write(f"finwait: {line}\n")
+
+
+def say_notices(notices: Iterable[Notice]) -> None:
+    """Tell on stderr what an answer in plain text cannot hold."""
+    for notice in notices:
+        remedy = "" if notice.remedy is None else f" ({translate(notice.remedy)})"
+        say(escape_foreign(message_of(notice), 1000) + remedy)
+
+
+def say_error(error: FinwaitError) -> None:
+    """The one line of an error, in the user's language, foreign text escaped."""
+    say(escape_foreign(localize(error), 2000))
+
+
+def localize(message: object) -> str:
+    """`message` (an error, a phrase, or any value that fills a place) in the user's language, foreign text escaped."""
+    if isinstance(message, FinwaitError | Phrase):
+        arguments = {name: localize(value) for name, value in message.arguments.items()}
+        return translate(message.message_id).format(**arguments)
+    return escape_foreign(str(message))

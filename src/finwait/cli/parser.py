@@ -1,0 +1,157 @@
+"""One ArgumentParser a command, and the options that commands share. Errors are UsageError, one line each."""
+
+from __future__ import annotations
+
+import argparse
+
+from finwait.errors import UsageError
+from finwait.text.messages import mark, translate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An ArgumentParser that raises UsageError, takes options between filter words and knows no abbreviations."""
+
+    def __init__(self, command: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=f"finwait {command}",
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self.command = command
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse found wrong as UsageError."""
+        raise UsageError(
+            "{detail}; 'finwait {command} --help' lists what there is", detail=message, command=self.command
+        )
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """The options and ``filter`` words of `arguments`; everything behind the first ``--`` is filter."""
+        words = list(arguments)
+        behind: list[str] = []
+        if "--" in words:
+            at = words.index("--")
+            words, behind = words[:at], words[at + 1 :]
+        options, unknown = self.parse_known_intermixed_args(words)
+        if unknown:
+            raise self._unknown_option(unknown[0])
+        options.filter = [*options.filter, *behind]
+        return options
+
+    def _unknown_option(self, word: str) -> UsageError:
+        from difflib import get_close_matches
+
+        name = word.partition("=")[0]
+        known = list(self._option_string_actions)
+        near = get_close_matches(name, known, n=1, cutoff=0.6)
+        if not near:
+            return UsageError(
+                "unknown option {word}; 'finwait {command} --help' lists what there is", word=name, command=self.command
+            )
+        return UsageError("unknown option {word}; did you mean {nearest}?", word=name, nearest=near[0])
+
+
+def add_source_options(parser: CommandParser) -> None:
+    """Where the connections come from."""
+    group = parser.add_argument_group(translate(mark("where to look")))
+    family = group.add_mutually_exclusive_group()
+    family.add_argument(
+        "-4",
+        "--ipv4",
+        dest="family",
+        action="store_const",
+        const=2,
+        help=translate(mark("sockets of family AF_INET only")),
+    )
+    family.add_argument(
+        "-6",
+        "--ipv6",
+        dest="family",
+        action="store_const",
+        const=10,
+        help=translate(mark("sockets of family AF_INET6 only")),
+    )
+    group.add_argument(
+        "-N",
+        "--net",
+        dest="netns",
+        action="append",
+        default=[],
+        metavar="NETNS",
+        help=translate(mark("a network namespace: its ip-netns name, a process id, or a path; may be repeated")),
+    )
+    group.add_argument(
+        "--all-netns", action="store_true", help=translate(mark("every network namespace that can be found"))
+    )
+    group.add_argument(
+        "--source",
+        choices=("auto", "sock_diag", "proc"),
+        default="auto",
+        help=translate(mark("how to read (default: the best that answers)")),
+    )
+    group.add_argument(
+        "--read",
+        metavar="FILE",
+        help=translate(
+            mark("read a recording or pasted text of ss or netstat instead of this host; - is standard input")
+        ),
+    )
+    group.add_argument(
+        "--record",
+        metavar="FILE",
+        help=translate(
+            mark("also write what was read: FILE.diag (ss reads it) or FILE.finwait (with host, times, namespaces)")
+        ),
+    )
+    group.add_argument(
+        "--proc", metavar="DIR", default="/proc", help=translate(mark("where the host's /proc is mounted"))
+    )
+    group.add_argument("--sys", metavar="DIR", default="/sys", help=translate(mark("where the host's /sys is mounted")))
+    group.add_argument("--cgroup", metavar="DIR", help=translate(mark("where the host's cgroup v2 tree is mounted")))
+
+
+def add_output_options(parser: CommandParser, styles: tuple[str, ...]) -> None:
+    """How the answer is written."""
+    group = parser.add_argument_group(translate(mark("output")))
+    form = group.add_mutually_exclusive_group()
+    form.add_argument(
+        "--json", dest="form", action="store_const", const="json", help=translate(mark("one JSON document"))
+    )
+    form.add_argument(
+        "--ndjson", dest="form", action="store_const", const="ndjson", help=translate(mark("JSON, one line each"))
+    )
+    form.add_argument(
+        "--csv", dest="form", action="store_const", const="csv", help=translate(mark("comma-separated values"))
+    )
+    form.add_argument(
+        "--style", choices=styles, default="finwait", help=translate(mark("whose text to print (default: finwait)"))
+    )
+    group.add_argument(
+        "-H", "--no-header", dest="header", action="store_false", help=translate(mark("no line of titles"))
+    )
+    group.add_argument(
+        "--color",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help=translate(mark("colour (default: on a terminal)")),
+    )
+    group.add_argument(
+        "--lang", metavar="LANG", help=translate(mark("language of messages: en or zh (default: from the locale)"))
+    )
+
+
+def add_filter(parser: CommandParser) -> None:
+    """The free-form filter behind and between the options."""
+    parser.add_argument(
+        "filter",
+        nargs="*",
+        metavar="FILTER",
+        help=translate(mark("ss's filter language, with finwait's columns: state established sport = :22 recv-q > 0")),
+    )

@@ -1,0 +1,79 @@
+"""Answers as JSON and CSV. Keys and tokens are machine words, never translated."""
+
+from __future__ import annotations
+
+import time
+
+from finwait.text.messages import translate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from finwait.table.snapshot import Cell, Notice, Provenance, Snapshot
+
+COUNT_SCHEMA = "finwait.count/1"
+LIST_SCHEMA = "finwait.list/1"
+
+
+def timestamp(seconds: float | None) -> str | None:
+    """RFC 3339 in UTC with microseconds."""
+    if seconds is None:
+        return None
+    whole, micros = divmod(round(seconds * 1_000_000), 1_000_000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{micros:06d}Z"
+
+
+def message_of(notice: Notice) -> str:
+    """The notice for people, in the language in use."""
+    return translate(notice.message_id).format(**notice.arguments)
+
+
+def notice_document(notice: Notice) -> dict[str, Cell]:
+    """One entry of ``warnings``."""
+    remedy = None if notice.remedy is None else translate(notice.remedy)
+    return {"code": notice.code, "message": message_of(notice), "missing": notice.missing, "remedy": remedy}
+
+
+def provenance_document(provenance: Provenance) -> dict[str, object]:
+    """The keys that every document begins with, but for ``schema``."""
+    return {
+        "taken_from": timestamp(provenance.taken_from),
+        "taken_to": timestamp(provenance.taken_to),
+        "host": provenance.host,
+        "source": provenance.source,
+        "complete": provenance.complete,
+        "warnings": [notice_document(notice) for notice in provenance.notices],
+        "netns": [{"cookie": netns.cookie, "inode": netns.inode, "name": netns.name} for netns in provenance.netns],
+    }
+
+
+def count_document(snapshot: Snapshot) -> dict[str, object]:
+    """The document of docs/schemas/finwait.count-1.json."""
+    rows = [{**dict(zip(snapshot.by, group.key, strict=True)), "count": group.count} for group in snapshot.groups]
+    return {
+        "schema": COUNT_SCHEMA,
+        **provenance_document(snapshot.provenance),
+        "by": list(snapshot.by),
+        "total": snapshot.total,
+        "other": snapshot.other,
+        "shared": snapshot.shared,
+        "rows": rows,
+    }
+
+
+def csv_cell(cell: Cell) -> Cell:
+    """`cell` so that no spreadsheet takes text for a formula: it gets a leading apostrophe."""
+    if cell is None:
+        return ""
+    if isinstance(cell, str) and cell[:1] in {"=", "+", "-", "@", "\t", "\r"} and cell:
+        return "'" + cell
+    return cell
+
+
+def count_csv(snapshot: Snapshot, *, header: bool = True) -> Iterator[tuple[Cell, ...]]:
+    """Rows for a CSV writer. What ``--top`` folded away is not a row: it is said on stderr."""
+    if header:
+        yield (*snapshot.by, "count")
+    for group in snapshot.groups:
+        yield (*map(csv_cell, group.key), group.count)

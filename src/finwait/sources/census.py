@@ -1,0 +1,87 @@
+"""The plain count: sockets by state, no table, no NumPy. The best source that answers, and what it could not see."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from finwait.errors import NotPermitted, NotSupported
+from finwait.sources.namespaces import visit_places
+from finwait.table.snapshot import Group, Notice, Provenance, Snapshot
+from finwait.tcp.state import LIFE_ORDER, TcpState
+from finwait.text.messages import mark
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from finwait.table.request import Request
+
+CLOSED_NOT_VISIBLE = mark("bound but unconnected sockets (CLOSED) cannot be seen by {source} on this kernel")
+CLOSED_REMEDY = mark("Linux 6.8 or later, with sock_diag")
+FALLBACK = mark("sock_diag does not answer ({reason}); read /proc/net/tcp instead")
+
+
+def take_census(request: Request, source: str = "auto") -> Snapshot:
+    """Count sockets by state. source: auto, sock_diag or proc.
+
+    All eleven states are in the answer, in the order of a connection's life; those that `request` does not ask for are
+    zero. Raises NotSupported, NotPermitted, SourceError.
+    """
+    provenance = Provenance(source, host=os.uname().nodename, taken_from=time.time())
+    counts: dict[int, int] = {}
+    if source != "proc":
+        try:
+            counts = _count_by_sock_diag(request, provenance)
+        except (NotSupported, NotPermitted) as error:
+            if source != "auto" or request.all_netns or request.netns:
+                raise
+            provenance = Provenance("proc", host=provenance.host, taken_from=provenance.taken_from)
+            provenance.add_notice(
+                Notice("source_fallback", FALLBACK, incomplete=False, arguments={"reason": str(error)})
+            )
+            source = "proc"
+    if source == "proc":
+        from finwait.sources.proc_net import count_states as count_proc_states
+
+        counts = count_proc_states(request, provenance)
+    provenance.taken_to = time.time()
+    add_closed_notice(counts.get(TcpState.CLOSE, 0), request, provenance)
+    groups = [Group((state.token,), counts.get(state, 0)) for state in LIFE_ORDER]
+    return Snapshot(("state",), groups, sum(group.count for group in groups), provenance)
+
+
+def _count_by_sock_diag(request: Request, provenance: Provenance) -> dict[int, int]:
+    from finwait.sources.sock_diag import count_states, netns_of, open_diag_socket
+
+    provenance.source = "sock_diag"
+    totals: dict[int, int] = {}
+    for place, diag in visit_places(request, open_diag_socket, provenance.notices):
+        try:
+            counts, notices = count_states(diag, request)
+            provenance.netns.append(netns_of(diag, place.name, place.inode))
+        finally:
+            diag.close()
+        for notice in notices:
+            provenance.add_notice(notice)
+        for state, count in counts.items():
+            totals[state] = totals.get(state, 0) + count
+    return totals
+
+
+def add_closed_notice(closed_seen: int, request: Request, provenance: Provenance) -> None:
+    """Say so where CLOSED was asked for, none was seen, and the source could not have seen one."""
+    if closed_seen or not request.states & 1 << TcpState.CLOSE:
+        return
+    if provenance.source == "sock_diag":
+        from finwait.sources.capabilities import probe_closed_visible
+
+        if probe_closed_visible() is not False:
+            return
+    provenance.add_notice(
+        Notice(
+            "closed_not_visible",
+            CLOSED_NOT_VISIBLE,
+            missing="closed",
+            remedy=CLOSED_REMEDY,
+            arguments={"source": provenance.source},
+        )
+    )

@@ -1,0 +1,128 @@
+"""Connections as batches of columns: contiguous, native-endian, one-dimensional arrays (addresses: n x 16 bytes).
+
+Columns, not objects: a comparison over a million rows takes 0.03 ms on a contiguous column and 3.4 ms on a strided one.
+Sources yield batches; filtering, rendering and Arrow work batch by batch, so that lists stream.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from finwait.table.columns import ADDRESS, BOOL, COLUMN_BY_NAME, ENDPOINT_PARTS, TEXT, Column
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+    Mask = npt.NDArray[np.bool_]
+
+ROWS_PER_BATCH = 65_536
+ADDRESS_BYTES = 16
+
+
+class ColumnData:
+    """One column of one batch. values: as the column's kind stores them. valid: False where the row has no value; None
+    where every row has one. dictionary: for text, the strings that `values` are codes of.
+    """  # fmt: skip
+
+    __slots__ = ("dictionary", "valid", "values")
+
+    def __init__(self, values: Array, valid: Mask | None = None, dictionary: tuple[str, ...] | None = None) -> None:
+        self.values = values
+        self.valid = None if valid is None or bool(valid.all()) else valid
+        self.dictionary = dictionary
+
+    def take(self, rows: Array) -> ColumnData:
+        """The rows that `rows` (a mask or positions) selects."""
+        return ColumnData(self.values[rows], None if self.valid is None else self.valid[rows], self.dictionary)
+
+    def valid_mask(self) -> Mask:
+        """A mask of the rows that have a value."""
+        return np.ones(len(self.values), dtype=np.bool_) if self.valid is None else self.valid
+
+
+class Batch:
+    """At most ROWS_PER_BATCH connections. columns: data by column name; a column that is not there is all null.
+
+    Invariant: every column has `length` rows.
+    """
+
+    __slots__ = ("columns", "length")
+
+    def __init__(self, length: int, columns: Mapping[str, ColumnData]) -> None:
+        self.length = length
+        self.columns = dict(columns)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def column(self, name: str) -> ColumnData:
+        """The data of column `name`, all null where the source had none."""
+        data = self.columns.get(name)
+        return data if data is not None else absent_column(COLUMN_BY_NAME[name], self.length)
+
+    def take(self, rows: Array) -> Batch:
+        """The rows that `rows` (a mask or positions) selects, in that order."""
+        length = int(rows.sum()) if rows.dtype == np.bool_ else len(rows)
+        if length == self.length and rows.dtype == np.bool_:
+            return self
+        return Batch(length, {name: data.take(rows) for name, data in self.columns.items()})
+
+    def head(self, length: int) -> Batch:
+        """The first `length` rows."""
+        return self if length >= self.length else self.take(np.arange(length))
+
+
+def absent_column(column: Column, length: int) -> ColumnData:
+    """`length` nulls of the column's kind."""
+    shape = (length, ADDRESS_BYTES) if column.kind == ADDRESS else length
+    values = np.zeros(shape, dtype=storage_dtype(column))
+    return ColumnData(values, np.zeros(length, dtype=np.bool_), () if column.kind == TEXT else None)
+
+
+def storage_dtype(column: Column) -> str:
+    """NumPy type code in which the column is stored."""
+    if column.kind == TEXT:
+        return "i4"
+    if column.kind == ADDRESS:
+        return "u1"
+    return "?" if column.kind == BOOL else column.dtype
+
+
+def needed_columns(names: Sequence[str]) -> tuple[str, ...]:
+    """The stored columns behind `names`: an endpoint is its address, port, family and interface."""
+    needed: dict[str, None] = {}
+    for name in names:
+        for part in (*ENDPOINT_PARTS.get(name, (name,)),):
+            needed[part] = None
+            if COLUMN_BY_NAME[part].kind == ADDRESS:
+                needed["family"] = None
+        if name in ENDPOINT_PARTS:
+            needed["interface"] = None
+            needed["state"] = None
+    return tuple(needed)
+
+
+def concatenate(batches: Sequence[Batch]) -> Batch:
+    """All rows in one batch, of any length; dictionaries are merged."""
+    names = dict.fromkeys(name for batch in batches for name in batch.columns)
+    columns = {name: _join(COLUMN_BY_NAME[name], [batch.column(name) for batch in batches]) for name in names}
+    return Batch(sum(batch.length for batch in batches), columns)
+
+
+def _join(column: Column, parts: Sequence[ColumnData]) -> ColumnData:
+    dictionary: tuple[str, ...] | None = None
+    values = [part.values for part in parts]
+    if column.kind == TEXT:
+        code_by_text: dict[str, int] = {}
+        for index, part in enumerate(parts):
+            codes = [code_by_text.setdefault(text, len(code_by_text)) for text in part.dictionary or ()]
+            if codes:
+                values[index] = np.asarray(codes, dtype="i4")[part.values]
+        dictionary = tuple(code_by_text)
+    valid = None if all(part.valid is None for part in parts) else np.concatenate([part.valid_mask() for part in parts])
+    return ColumnData(np.concatenate(values), valid, dictionary)

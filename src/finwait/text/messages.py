@@ -1,0 +1,67 @@
+"""Messages for people in English and Chinese, through gettext catalogues in the package.
+
+English is the message id itself, so that an English run opens no catalogue. Machine words (JSON keys, tokens, metric
+names, exit codes) never pass through here.
+"""
+
+from __future__ import annotations
+
+import os
+
+from finwait.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from gettext import GNUTranslations
+
+LANGUAGES = ("en", "zh_CN")
+_LOCALE_DIR = os.path.join(os.path.dirname(__file__), "locale")
+_catalogue: GNUTranslations | None = None
+
+
+def mark(message_id: str) -> str:
+    """Mark `message_id` for extraction; whoever shows it calls `translate`."""
+    return message_id
+
+
+def translate(message_id: str) -> str:
+    """`message_id` in the chosen language."""
+    return message_id if _catalogue is None else _catalogue.gettext(message_id)
+
+
+def parse_language(word: str) -> str:
+    """The language that ``--lang`` or a locale name spells: ``zh``, ``zh-CN``, ``zh_Hans``, ``zh_CN.UTF-8`` are zh_CN.
+
+    Raises UsageError for a language that finwait does not speak.
+    """
+    folded = word.lower().replace("-", "_").partition(".")[0].partition("@")[0]
+    primary = folded.partition("_")[0]
+    if primary == "zh":
+        return "zh_CN"
+    if primary in {"en", "c", "posix"}:
+        return "en"
+    raise UsageError("unknown language '{word}'; finwait speaks en and zh", word=word)
+
+
+def language_of_environment(environ: Mapping[str, str]) -> str:
+    """The language that the locale variables ask for, English where they ask for one that finwait does not speak.
+
+    POSIX precedence: LC_ALL, LC_MESSAGES, LANG.
+    """
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        if environ.get(name):
+            return "zh_CN" if environ[name].lower().startswith("zh") else "en"
+    return "en"
+
+
+def use_language(language: str) -> None:
+    """Speak `language` (one of LANGUAGES) from now on. Only a language other than English opens a file."""
+    global _catalogue
+    if language == "en":
+        _catalogue = None
+        return
+    from gettext import GNUTranslations
+
+    with open(os.path.join(_LOCALE_DIR, language, "LC_MESSAGES", "finwait.mo"), "rb") as file:
+        _catalogue = GNUTranslations(file)

@@ -1,0 +1,124 @@
+"""Counting states straight from receive buffers of a TCP dump: no record, no NumPy, constant memory.
+
+A buffer in which every message has one length is a matrix: `buffer[STATE::length]` is its column of states. A mixed
+buffer is read message by message. Both find duplicates: a walk that resumes inside a hash bucket may show a socket again
+(the kernel does not say so), always within a few rows, so each buffer is compared with itself and the one before.
+"""
+
+from __future__ import annotations
+
+from finwait.errors import ParseError
+from finwait.wire.inet_diag import ATTRIBUTES, COOKIE, STATE, TCPDIAG_GETSOCK
+from finwait.wire.netlink import NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, TRUNCATED, excerpt_of, parse_errno
+
+_COOKIE_WORD = COOKIE // 4
+
+
+class DiagCensus:
+    """Counts one dump, buffer by buffer.
+
+    counts: number of sockets by the kernel's state number (16 of them). duplicates: sockets that came twice (counted
+    once). done: the end of the dump was read; errno: what it said (0 for none). interrupted: NLM_F_DUMP_INTR was seen.
+    """
+
+    __slots__ = ("_before", "_cookies_before", "_states", "counts", "done", "duplicates", "errno", "interrupted")
+
+    def __init__(self) -> None:
+        self.counts = [0] * 16
+        self.duplicates = 0
+        self.done = False
+        self.errno = 0
+        self.interrupted = False
+        self._states = bytearray()
+        self._before: memoryview | None = None
+        self._cookies_before: set[int] = set()
+
+    def add(self, buffer: memoryview, length: int) -> None:
+        """Count the messages in ``buffer[:length]`` (writable or not, cast to bytes, at least four-byte aligned).
+
+        The buffer must stay unchanged until the call after the next: duplicates are looked up in it.
+        Raises ParseError where a message does not fit or is shorter than struct inet_diag_msg.
+        """
+        if length % 4:
+            raise ParseError(TRUNCATED, offset=length & ~3, excerpt=excerpt_of(buffer, length & ~3), length=length % 4)
+        words = buffer[:length].cast("I")
+        cookies = self._add_uniform(buffer, words, length)
+        if cookies is None:
+            cookies = self._add_mixed(buffer, words, length)
+        fresh = set(cookies)
+        if len(fresh) != len(cookies) or not fresh.isdisjoint(self._cookies_before):
+            self._take_out_duplicates(buffer[:length])
+        self._cookies_before = fresh
+        self._before = buffer[:length]
+        if len(self._states) > 0xFFFF:
+            self._sum()
+
+    def finish(self) -> dict[int, int]:
+        """The counts by state number, all that were added."""
+        self._sum()
+        return dict(enumerate(self.counts))
+
+    def _sum(self) -> None:
+        for state in set(self._states):
+            self.counts[state & 15] += self._states.count(state)
+        self._states.clear()
+
+    def _add_uniform(self, buffer: memoryview, words: memoryview, length: int) -> list[int] | None:
+        """The low cookie words, if all messages have the first one's length and header; None without counting if not."""
+        step = words[0] if length >= ATTRIBUTES else 0
+        if step < ATTRIBUTES or step % 4 or length % step:
+            return None
+        rows = length // step
+        stride = step // 4
+        header = words[1]  # nlmsg_type and nlmsg_flags
+        if header & 0xFFFF < TCPDIAG_GETSOCK or header >> 16 & NLM_F_DUMP_INTR:
+            return None
+        if words[::stride].tolist().count(step) != rows or words[1::stride].tolist().count(header) != rows:
+            return None
+        self._states += buffer[STATE:length:step]
+        cookies: list[int] = words[_COOKIE_WORD::stride].tolist()
+        return cookies
+
+    def _add_mixed(self, buffer: memoryview, words: memoryview, length: int) -> list[int]:
+        cookies = []
+        states = self._states
+        at = 0
+        while at < length:
+            word = at >> 2
+            size = words[word]
+            if length - at < 16 or size < 16 or size > length - at:
+                raise ParseError(TRUNCATED, offset=at, excerpt=excerpt_of(buffer, at), length=size)
+            header = words[word + 1]
+            if header & 0xFFFF >= TCPDIAG_GETSOCK:
+                if size < ATTRIBUTES:
+                    raise ParseError(TRUNCATED, offset=at, excerpt=excerpt_of(buffer, at), length=size)
+                states.append(buffer[at + STATE])
+                cookies.append(words[word + _COOKIE_WORD])
+            elif header & 0xFFFF in {NLMSG_DONE, NLMSG_ERROR}:
+                self.done = True
+                self.errno = parse_errno(buffer, at + 16, at + size)
+            if header >> 16 & NLM_F_DUMP_INTR:
+                self.interrupted = True
+            at += (size + 3) & ~3
+        return cookies
+
+    def _take_out_duplicates(self, buffer: memoryview) -> None:
+        """Uncount sockets of `buffer` whose whole cookie stands earlier in it or in the buffer before."""
+        seen = set() if self._before is None else {cookie for cookie, _ in _cookies_and_states(self._before)}
+        for cookie, state in _cookies_and_states(buffer):
+            if cookie in seen:
+                self.duplicates += 1
+                self.counts[state & 15] -= 1
+            seen.add(cookie)
+
+
+def _cookies_and_states(buffer: memoryview) -> list[tuple[int, int]]:
+    words = buffer.cast("I")
+    found = []
+    at = 0
+    while at < len(buffer):
+        word = at >> 2
+        if words[word + 1] & 0xFFFF >= TCPDIAG_GETSOCK:
+            found.append((words[word + _COOKIE_WORD] | words[word + _COOKIE_WORD + 1] << 32, buffer[at + STATE]))
+        at += (words[word] + 3) & ~3
+    return found

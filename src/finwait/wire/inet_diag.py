@@ -1,0 +1,73 @@
+"""Requests and messages of NETLINK_SOCK_DIAG for TCP (include/uapi/linux/inet_diag.h; man 7 sock_diag).
+
+A message is struct inet_diag_msg (72 bytes behind the netlink header) and attributes. Its byte offsets are module
+constants, so that both the plain count (strides over a buffer) and the table (NumPy columns) read the same layout.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from finwait.wire.netlink import NLMSG_HDRLEN, build_attribute, build_dump_request
+
+SOCK_DIAG_BY_FAMILY = 20
+TCPDIAG_GETSOCK = 18  # the older request; its dump walks IPv4 and IPv6 in one go
+AF_INET = 2
+AF_INET6 = 10
+IPPROTO_TCP = 6
+
+INET_DIAG_REQ_BYTECODE = 1
+
+# Attribute numbers of a message; `1 << (number - 1)` asks for it where it is not always sent.
+INET_DIAG_MEMINFO = 1
+INET_DIAG_INFO = 2
+INET_DIAG_VEGASINFO = 3
+INET_DIAG_CONG = 4
+INET_DIAG_TOS = 5
+INET_DIAG_TCLASS = 6
+INET_DIAG_SKMEMINFO = 7
+INET_DIAG_SHUTDOWN = 8
+INET_DIAG_SKV6ONLY = 11
+INET_DIAG_MARK = 15
+INET_DIAG_CGROUP_ID = 21
+INET_DIAG_SOCKOPT = 22
+
+# struct inet_diag_msg, offsets from the beginning of the netlink message
+FAMILY = NLMSG_HDRLEN
+STATE = NLMSG_HDRLEN + 1
+TIMER = NLMSG_HDRLEN + 2
+RETRANS = NLMSG_HDRLEN + 3
+SPORT = NLMSG_HDRLEN + 4  # network byte order
+DPORT = NLMSG_HDRLEN + 6  # network byte order
+SRC = NLMSG_HDRLEN + 8  # 16 bytes, IPv4 in the first four
+DST = NLMSG_HDRLEN + 24
+IF = NLMSG_HDRLEN + 40
+COOKIE = NLMSG_HDRLEN + 44  # two 32-bit words, the low one first
+EXPIRES = NLMSG_HDRLEN + 52
+RQUEUE = NLMSG_HDRLEN + 56
+WQUEUE = NLMSG_HDRLEN + 60
+UID = NLMSG_HDRLEN + 64
+INODE = NLMSG_HDRLEN + 68
+INET_DIAG_MSG_LEN = 72
+ATTRIBUTES = NLMSG_HDRLEN + INET_DIAG_MSG_LEN
+
+# state mask: bit n asks for state n; bit 13 for bound but unconnected sockets (Linux 6.8; older kernels ignore it)
+ALL_STATES_MASK = 0x3FFF
+
+_REQ_V2 = Struct("=BBBBI48x")  # sdiag_family, sdiag_protocol, idiag_ext, pad, idiag_states, id
+_REQ = Struct("=BBBB48xII")  # idiag_family, idiag_src_len, idiag_dst_len, idiag_ext, id, idiag_states, idiag_dbs
+
+
+def build_tcp_dump(
+    family: int | None, states: int = ALL_STATES_MASK, extensions: int = 0, bytecode: bytes = b"", sequence: int = 1
+) -> bytes:
+    """A request for all TCP sockets of `family` (AF_INET, AF_INET6, None: both in one walk) in the `states` mask.
+
+    extensions: mask of ``1 << (INET_DIAG_* - 1)``, eight bits. bytecode: as `finwait.wire.diag_filter` makes it.
+    """
+    attributes = build_attribute(INET_DIAG_REQ_BYTECODE, bytecode) if bytecode else b""
+    if family is None:
+        payload = _REQ.pack(0, 0, 0, extensions, states, 0)
+        return build_dump_request(TCPDIAG_GETSOCK, payload, attributes, sequence)
+    payload = _REQ_V2.pack(family, IPPROTO_TCP, extensions, 0, states)
+    return build_dump_request(SOCK_DIAG_BY_FAMILY, payload, attributes, sequence)
