@@ -61,7 +61,7 @@ def internet_checksum(octets: bytes) -> int:
     """The ones' complement checksum of RFC 1071: a sum modulo 65,535 of the 16-bit words."""
     if len(octets) % 2:
         octets += b"\0"
-    return 0xFFFF - int.from_bytes(octets, "big") % 0xFFFF
+    return 0xFFFF - (int.from_bytes(octets, "big") % 0xFFFF or 0xFFFF)
 
 
 def build_packet(segment: Segment) -> bytes:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 import pytest
 
+from benchmarks.sockets import MIXES, BusyHost
 from finwait.tcp.state import LIFE_ORDER, TcpState
 from tests.kernel.population import REPOSITORY
 from tests.kernel.spec import FAMILIES, Group, Spec
+from tests.kernel.tcp_peer import ACK, Segment, build_packet, internet_checksum, parse_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.kernel.population import Population
 
@@ -221,6 +226,46 @@ def test_the_holder_dies_with_its_parent() -> None:
     await_condition(lambda: count_orphans() < before + 1009)
 
 
+def test_a_skip_is_a_failure_where_the_kernel_can_run_the_test(tmp_path: Path) -> None:
+    shutil.copy(f"{REPOSITORY}/tests/kernel/conftest.py", tmp_path)
+    (tmp_path / "test_skips.py").write_text(
+        "import pytest\n\ndef test_skips():\n    pytest.skip('no')\n\ndef test_runs():\n    pass\n"
+    )
+    (tmp_path / "test_module.py").write_text("import pytest\n\npytest.skip('no', allow_module_level=True)\n")
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\npythonpath = {REPOSITORY}\n")
+    command = (
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "--continue-on-collection-errors",
+        str(tmp_path),
+    )
+    outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert outcome.returncode != 0
+    assert "1 failed, 1 passed, 1 error" in outcome.stdout
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("mix", MIXES)
+def test_a_busy_host_holds_exactly_the_asked_sockets(mix: str, family: int) -> None:
+    with BusyHost(20011, mix, family=family) as host:
+        words = Counter(line.split()[0] for line in read_output(*host.enter_command("ss", "-tanH")).splitlines())
+        closed = 20011 // 2 if mix == "half-time-wait" else 0
+        assert words == Counter({"ESTAB": 20011 - closed, "TIME-WAIT": closed})
+        assert host.rearm() >= 0
+        assert len(host.workers) == (1 if closed else 2)
+
+
+def test_segments_have_the_checksums_of_rfc_1071() -> None:
+    segment = Segment(IPv4Address("10.0.0.1"), 1, IPv4Address("10.0.0.2"), 2, 3, 4, ACK, payload=b"odd")
+    packet = build_packet(segment)
+    assert internet_checksum(packet[:20]) == 0
+    assert internet_checksum(packet[12:20] + bytes((0, 6, 0, 23)) + packet[20:]) == 0
+    assert parse_frame(bytes(12) + b"\x08\x00" + packet) == segment
+
+
 def test_a_spec_that_contradicts_itself_is_refused() -> None:
     with pytest.raises(ValueError, match="ask for a LISTEN of family ipv6"):
         Spec((Group("LISTEN", 1), Group("SYN_RECV", 3, "ipv6")))
@@ -233,6 +278,10 @@ def test_a_spec_that_contradicts_itself_is_refused() -> None:
 def test_a_failed_holder_tells_why(population: Hold) -> None:
     with pytest.raises(RuntimeError, match="No such file or directory"):
         population(sysctls={"net.ipv4.no_such_variable": 1})
+
+
+def read_output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def count_orphans() -> int:
