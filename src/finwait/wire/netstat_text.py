@@ -43,7 +43,7 @@ _PROBE_TIMERS = (2, 4)
 _MOST_MS = 1 << 32  # older kernels print the negative rest of an overdue timer as an unsigned long
 
 # A text of exactly this width may have been cut: 23 by net-tools and BusyBox, 27 and 28 by the wider columns of old
-# distributions. Only BusyBox and they print IPv6 in rows of `tcp`. A text that is wider still proves that nothing is cut.
+# distributions. Only BusyBox and they print IPv6 in rows of `tcp`. A wider text proves that nothing is cut.
 _CUT_WIDTHS = {"tcp6": (23,), "tcp": (23, 27, 28)}
 _PROGRAM_WIDTH = 19  # PROGNAME_WIDTH - 1, of "PID/name"
 
@@ -59,7 +59,7 @@ def parse_netstat(lines: Iterable[str], on_unread: Callable[[int, str], None]) -
     /proc's 0 there. family is 10 for rows of ``tcp6`` (IPv4 in them is a mapped address and stored as such) and None
     where two names leave it open. An address is None where it is a name or may have been cut (a text of exactly 23
     characters and no wider one before it: ``fe80::1234:abcd:ef:8086`` could have gone on), a port where it is a
-    service's name. retrans counts as inet_diag does: retransmissions for timer 1, probes for the timers 2 and 4, else 0.
+    service's name. retrans counts as inet_diag does: retransmissions for timer 1, probes for 2 and 4, else 0.
     expires_ms has a resolution of 10 ms. uid is None where netstat shows a name, and for mini-sockets: they have no
     owner. owners: (program, pid, None), one at most; netstat takes the program from the command line and cuts
     "pid/program" at 19 characters.

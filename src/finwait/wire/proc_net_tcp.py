@@ -117,7 +117,8 @@ def _not_a_row(number: int, offset: int, text: str) -> ParseError:
 # The census. A row of tcp is `%4d: %08X:%04X %08X:%04X %02X ` and more, padded to 149 characters (TMPSZ - 1, seq_pad);
 # a row of tcp6 has 32 digits for 8 and no padding. From row 10,000 on the number is wider and moves the rest.
 _TCP_WIDTH = 150
-_TCP_STATE_AFTER_COLON = 30
+_TCP_STATE = 30  # columns from the colon behind the row's number to the state, in tcp and in tcp6
+_TCP6_STATE = 78
 _SHORTEST_STRIDE = 64
 _LINES_AT_ONCE = 1 << 18
 _STATE_BY_COLUMN = {f" {state:02X} ".encode(): state for state in range(1, 13)}
@@ -142,16 +143,14 @@ def count_proc_states(data: bytes) -> dict[int, int]:
 def _count_stride(data: bytes, at: int, counts: list[int]) -> int:
     """Count the rows of equal width and equal columns that begin at `at`; return where they end, or 0 if too few."""
     colon = data.find(b":", at, at + 16)
+    if colon < 0 or data[at + _TCP_WIDTH - 1 : at + _TCP_WIDTH] != b"\n":
+        return 0
     ends = data[at + _TCP_WIDTH - 1 : at + _TCP_WIDTH * 65536 : _TCP_WIDTH]
     rows = len(ends) - len(ends.lstrip(b"\n"))
-    if colon < 0 or rows < _SHORTEST_STRIDE:
-        return 0
     colons = data[colon : at + rows * _TCP_WIDTH : _TCP_WIDTH]
     rows = len(colons) - len(colons.lstrip(b":"))
     end = at + rows * _TCP_WIDTH
-    before, tens, ones, after = (
-        data[colon + _TCP_STATE_AFTER_COLON + column - 1 : end : _TCP_WIDTH] for column in range(4)
-    )
+    before, tens, ones, after = (data[colon + _TCP_STATE + column - 1 : end : _TCP_WIDTH] for column in range(4))
     found = {digit: ones.count(digit) for digit in _STATE_BY_DIGIT}
     is_sure = before.count(b" ") == after.count(b" ") == tens.count(b"0") == sum(found.values()) == rows
     if rows < _SHORTEST_STRIDE or not is_sure or data.count(b"\n", at, end) != rows:
@@ -167,8 +166,9 @@ def _count_lines(data: bytes, at: int, counts: list[int]) -> int:
     end = (data.find(b"\n", at if is_first else at + _LINES_AT_ONCE) + 1) or len(data)
     lines = data[at:end].split(b"\n")
     for index, line in enumerate(lines):
-        column = 34 if line[14:15] == b":" else 82  # of the state, where the row's number takes four columns
-        state = _STATE_BY_COLUMN.get(line[column - 1 : column + 3]) if line[4:6] == b": " else None
+        colon = line.find(b":", 0, 16)
+        column = colon + (_TCP_STATE if line[colon + 10 : colon + 11] == b":" else _TCP6_STATE)
+        state = _STATE_BY_COLUMN.get(line[column - 1 : column + 3]) if colon > 0 else None
         if state is None:
             state = _state_of_line(line)
             if state is None:

@@ -31,11 +31,13 @@ if TYPE_CHECKING:
 _LIKE_A_ROW = re.compile(
     rf"(?:(?:(?P<netid>[a-z][a-z0-9_]*)\s+)?(?:{SS_STATE_PATTERN})\s+[0-9]+\s+[0-9]+(?:\s|$)"
     rf"|tcp\s+(?:{SS_STATE_PATTERN})\s+[0-9]"
-    r"|(?:tcp\s+)?[0-9]+\s+[0-9]+\s+\S+:[^\s:]+\s+\S+:[^\s:]+\s*(?:$|users:|timer:))"  # `ss state X` leaves the state out
+    # and rows of `ss state X`, which leaves the state out
+    r"|(?:tcp\s+)?[0-9]+\s+[0-9]+\s+\S+:[^\s:]+\s+\S+:[^\s:]+\s*(?:$|users:|timer:))"
 )
 _ROW = re.compile(
     rf"(?:tcp\s+)?({SS_STATE_PATTERN})\s+([0-9]{{1,10}}\s+)([0-9]{{1,10}})\s+(\S+):([^\s:]+)\s+(\S+):([^\s:]+)(?:\s+(\S.*))?"
 )
+_BRACKETED = re.compile(r"\[([^][%]*:[^][%]*)(?:%([^][%]+))?\](?:%([^][%]+))?")
 _STATE_BY_WORD = {state.ss: int(parse_state(state.ss)) for state in TcpState}
 
 # Details, words of a row behind its addresses. Keys of tcp_info by ss's word: column, for a plain integer;
@@ -70,7 +72,7 @@ _NOT_IN_LISTEN = ("unacked", "sacked")
 _OPTION_WORDS = ("ts", "sack", "ecn", "ecnseen", "fastopen")
 _BEHIND_CONGESTION = "wscale|rto|backoff|rtt|ato|qack|mss|pmtu|cwnd"
 _CONGESTION = re.compile(
-    rf"(?:^|\s)(?:(?:{'|'.join(_OPTION_WORDS)})\s+)*(?!(?:{'|'.join(_OPTION_WORDS)}|bidir)\s)([a-z][a-z0-9_-]{{0,14}})\s+(?:{_BEHIND_CONGESTION}):[0-9]"
+    rf"(?:^|\s)(?:(?:{'|'.join(_OPTION_WORDS)})\s+){{0,5}}(?!(?:{'|'.join(_OPTION_WORDS)}|bidir)\s)([a-z][a-z0-9_-]{{0,14}})\s+(?:{_BEHIND_CONGESTION}):[0-9]"
 )
 _SOCKET_KEYS = "timer|uid|ino|sk|fwmark|cgroup|v6only|tos|tclass|class_id|skmem|mem"
 _INFO_KEYS = "|".join(
@@ -78,7 +80,7 @@ _INFO_KEYS = "|".join(
 )
 _DETAILS = re.compile(
     rf"users:\(\(|inet-sockopt: \(|(?:{_SOCKET_KEYS}):[0-9a-f(/]|[<-]-[>-](?:\s|$)"
-    rf"|(?:(?:{'|'.join(_OPTION_WORDS)})\s+)*(?:[a-z][a-z0-9_-]*\s+)?(?:{_INFO_KEYS}):[0-9]"
+    rf"|(?:(?:{'|'.join(_OPTION_WORDS)})\s+){{0,5}}(?:[a-z][a-z0-9_-]*\s+)?(?:{_INFO_KEYS}):[0-9]"
 )
 _OWNER_END = re.compile(
     r'",(?:pid=)?([0-9]{1,7}),(?:tid=[0-9]{1,10},)?(?:proc_ctx=[^"()]*,)?(?:fd=)?([0-9]{1,9})(?:,sock_ctx=[^"()]*)?\)'
@@ -199,11 +201,11 @@ def _endpoint(
     if not is_port:
         return None
     bare, _, interface = host.partition("%")
-    if bare.startswith("["):
-        if not (bare if interface else host).endswith("]"):
+    if host.startswith("["):
+        inside = _BRACKETED.fullmatch(host)
+        if inside is None:
             return None
-        bare, _, scope = bare[1:-1].partition("%")
-        interface = interface or scope
+        bare, interface = inside[1], inside[2] or inside[3] or ""
     if bare == "*":
         family = {True: AF_INET6, False: AF_INET, None: None}[style.is_new]
         address = None if family is None else ANY_ADDRESS[: 16 if family == AF_INET6 else 4]
@@ -345,7 +347,7 @@ def _read_socket_word(record: SocketRecord, key: str, value: str) -> None:
     if key == "timer" and record.timer is None:
         _read_timer(record, value)
     elif key == "uid" and record.uid is None and re.fullmatch(r"[0-9]{1,10}", value):
-        record.uid = int(value) & 0xFFFFFFFF
+        record.uid = int(value) if int(value) < 1 << 32 else None
     elif key == "ino" and record.inode is None and re.fullmatch(r"[0-9]{1,18}", value):
         record.inode = int(value) or None
         if record.uid is None and not _is_mini(record):
