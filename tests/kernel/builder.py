@@ -213,11 +213,10 @@ class Builder:
             connection.far.send_data(group.unread)
             connection.far.await_ack()
         remaining = group.unacked + group.unsent
-        if remaining:
-            assert connection.sock is not None
+        if remaining and connection.sock is not None:
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * remaining)
-        while remaining:
-            remaining -= connection.sock.send(bytes(remaining))
+            while remaining:
+                remaining -= connection.sock.send(bytes(remaining))
 
     def _send_syn(self, group: Group) -> tuple[socket.socket, FarEnd]:
         sock = self._socket(group)

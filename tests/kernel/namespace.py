@@ -112,7 +112,7 @@ class Row(NamedTuple):
     def cookie(self) -> int:
         """The socket's identity for as long as the machine is up."""
         low, high = _COOKIE.unpack_from(self.sockid, 40)
-        return high << 32 | low
+        return int(high << 32 | low)
 
 
 def _parse_row(payload: bytes) -> Row:

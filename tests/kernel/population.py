@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import select
+import socket
 import subprocess
 import sys
 import time
@@ -74,7 +75,7 @@ def _await_exactly(held: list[HeldSocket]) -> None:
     deadline = time.monotonic() + _SETTLE_S
     while True:
         rows = namespace.read_rows()
-        shown = Counter((row.state, row.family == namespace.AF_INET6, row.local, row.peer) for row in rows)
+        shown = Counter((row.state, row.family == socket.AF_INET6, row.local, row.peer) for row in rows)
         if shown == asked:
             return
         if time.monotonic() > deadline:

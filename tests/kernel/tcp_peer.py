@@ -22,6 +22,7 @@ ETH_P_ALL = 0x0003
 ETH_P_IP = 0x0800
 ETH_P_IPV6 = 0x86DD
 SOL_PACKET = 263
+PACKET_QDISC_BYPASS = 20
 PACKET_IGNORE_OUTGOING = 23
 
 _ETHERNET = struct.Struct("!6s6sH")
@@ -113,7 +114,8 @@ class TcpPeer:
         self._near_mac = near_mac
         self._packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._packets.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-        self._packets.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        # Without its carrier the far end came up with the noop qdisc, which drops until linkwatch replaces it.
+        self._packets.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
         self._packets.bind((interface, 0 if deaf else ETH_P_ALL))  # deaf: only sends, and costs the kernel no copies
 
     def close(self) -> None:

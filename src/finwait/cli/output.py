@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 from finwait.errors import FinwaitError, Phrase
-from finwait.render.documents import message_of
 from finwait.text.escape import escape_foreign
 from finwait.text.messages import translate
 
@@ -44,6 +43,8 @@ def say(line: str) -> None:
 
 def say_notices(notices: Iterable[Notice]) -> None:
     """Tell on stderr what an answer in plain text cannot hold."""
+    from finwait.render.documents import message_of
+
     for notice in notices:
         remedy = "" if notice.remedy is None else f" ({translate(notice.remedy)})"
         say(escape_foreign(message_of(notice), 1000) + remedy)

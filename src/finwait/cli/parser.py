@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from finwait.errors import UsageError
+from finwait.table.request import Request, Roots
 from finwait.text.messages import mark, translate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
+
+
+argparse._ = translate  # type: ignore[attr-defined]  # its own words in our language, without a search for catalogues
+mark("usage: "), mark("options"), mark("positional arguments"), mark("show this help message and exit")
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -22,7 +28,7 @@ class CommandParser(argparse.ArgumentParser):
             description=description,
             epilog=epilog,
             allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_help_formatter,
         )
         self.command = command
 
@@ -56,6 +62,21 @@ class CommandParser(argparse.ArgumentParser):
                 "unknown option {word}; 'finwait {command} --help' lists what there is", word=name, command=self.command
             )
         return UsageError("unknown option {word}; did you mean {nearest}?", word=name, nearest=near[0])
+
+
+def _help_formatter(prog: str) -> argparse.HelpFormatter:
+    """With the width told: argparse would import shutil for it, for every option that is declared."""
+    return argparse.RawDescriptionHelpFormatter(prog, width=_help_width())
+
+
+def _help_width() -> int:
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isascii() and columns.isdigit() and int(columns) > 0:
+        return min(int(columns), 120) - 2
+    try:
+        return min(os.get_terminal_size().columns, 120) - 2
+    except OSError:
+        return 98
 
 
 def add_source_options(parser: CommandParser) -> None:
@@ -155,3 +176,9 @@ def add_filter(parser: CommandParser) -> None:
         metavar="FILTER",
         help=translate(mark("ss's filter language, with finwait's columns: state established sport = :22 recv-q > 0")),
     )
+
+
+def request_of(options: argparse.Namespace) -> Request:
+    """What the options of `add_source_options` ask of a source."""
+    roots = Roots(options.proc, options.sys, options.cgroup)
+    return Request(family=options.family, netns=options.netns, all_netns=options.all_netns, roots=roots)

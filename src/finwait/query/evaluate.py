@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from finwait.query.bindings import Bindings
 from finwait.query.expression import (
     AutoboundTest, CgroupTest, Comparison, DeviceTest, HostTest, MarkTest,
 )  # fmt: skip
+from finwait.table.bindings import Bindings
 from finwait.table.columns import COLUMN_BY_NAME, TEXT
 from finwait.tcp.state import ALL_STATES
 from finwait.wire.inet_diag import AF_INET, AF_INET6
@@ -31,7 +31,7 @@ _COMPARE: dict[str, Callable[[Array, int], Mask]] = {
 
 def accepted_rows(wanted: Filter, batch: Batch, bindings: Bindings | None = None) -> Mask:
     """A mask of the rows of `batch` that `wanted` accepts."""
-    accepted = np.ones(batch.length, dtype=np.bool_)
+    accepted: Mask = np.ones(batch.length, dtype=np.bool_)
     if wanted.states != ALL_STATES:
         accepted &= np.isin(batch.column("state").values, [int(state) for state in wanted.states])
     if wanted.family is not None:
@@ -45,7 +45,7 @@ def _evaluate(node: Node, batch: Batch, bindings: Bindings) -> Mask:
     if node.kind == "not":
         return ~_evaluate(node.parts[0], batch, bindings)
     if node.kind in {"and", "or"}:
-        result = _evaluate(node.parts[0], batch, bindings)
+        result: Mask = _evaluate(node.parts[0], batch, bindings)
         for part in node.parts[1:]:
             other = _evaluate(part, batch, bindings)
             result = result & other if node.kind == "and" else result | other
@@ -64,10 +64,11 @@ def _test_host(node: HostTest, batch: Batch, _: Bindings) -> Mask:
     family = batch.column("family").values
     result &= data.valid_mask()
     if len(node.address) == 16:
-        return result & (family == AF_INET6) & _prefix_equal(data.values, node.address, node.prefix_length)
-    plain = (family == AF_INET) & _prefix_equal(data.values, node.address, node.prefix_length)
-    mapped = _prefix_equal(data.values, _MAPPED_PREFIX + node.address, 96 + node.prefix_length)
-    return result & (plain | ((family == AF_INET6) & mapped))
+        equal: Mask = _prefix_equal(data.values, node.address, node.prefix_length)
+        return np.asarray(result & (family == AF_INET6) & equal)
+    plain: Mask = (family == AF_INET) & _prefix_equal(data.values, node.address, node.prefix_length)
+    mapped: Mask = _prefix_equal(data.values, _MAPPED_PREFIX + node.address, 96 + node.prefix_length)
+    return np.asarray(result & (plain | ((family == AF_INET6) & mapped)))
 
 
 def _prefix_equal(addresses: Array, address: bytes, bits: int) -> Mask:

@@ -14,8 +14,8 @@ from finwait.wire.diag_filter import Branch, Condition, assemble
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from finwait.query.bindings import Bindings
     from finwait.query.expression import Filter
+    from finwait.table.bindings import Bindings
 
 _ALL = "all"  # stands for a part that the kernel cannot check
 

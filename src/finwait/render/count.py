@@ -70,7 +70,7 @@ def _line(
 
 
 def _painted_wait(style: Style, bar: str, waits: str, count: int) -> str:
-    text = pad_right(bar, BAR_CELLS) + "  " + waits
+    text = bar.ljust(BAR_CELLS) + "  " + waits  # a bar has one cell a character
     return text if count else style.paint(text, "dim")
 
 

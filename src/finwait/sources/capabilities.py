@@ -5,10 +5,8 @@ from __future__ import annotations
 from _socket import AF_INET, SOCK_CLOEXEC, SOCK_STREAM, socket
 
 from finwait.errors import FinwaitError
-from finwait.sources.sock_diag import open_diag_socket, raise_for_errno, receive_into, send_request
-from finwait.wire.diag_census import DiagCensus
-from finwait.wire.inet_diag import AF_INET as DIAG_AF_INET
-from finwait.wire.inet_diag import build_tcp_dump
+from finwait.sources.sock_diag import open_diag_socket, walk_census
+from finwait.table.request import Request
 
 BOUND_INACTIVE_MASK = 1 << 13
 
@@ -36,12 +34,5 @@ def probe_closed_visible() -> bool | None:
 
 
 def _sees_any(diag: socket) -> bool:
-    census = DiagCensus()
-    send_request(diag, build_tcp_dump(DIAG_AF_INET, BOUND_INACTIVE_MASK))
-    buffers = (memoryview(bytearray(1 << 16)), memoryview(bytearray(1 << 16)))
-    which = 0
-    while not census.done:
-        census.add(buffers[which], receive_into(diag, buffers[which]))
-        which ^= 1
-    raise_for_errno(census.errno)
+    census = walk_census(diag, Request(family=AF_INET, states=BOUND_INACTIVE_MASK))
     return sum(census.finish().values()) > 0

@@ -43,27 +43,36 @@ _MSG_BYTES = {"STATE": inet_diag.STATE, "FAMILY": inet_diag.FAMILY, "TIMER": ine
 class DiagBuffer:
     """What a buffer of netlink messages holds besides sockets, and where the sockets' messages begin.
 
-    offsets, lengths: of each socket's message, in bytes. done, errno, interrupted: as in `DiagCensus`.
+    offsets, lengths: of each socket's message, in bytes. done, errno, interrupted: as in `DiagCensus`. end: where the
+    first message begins that is not whole, the buffer's length if all are.
     """
 
-    __slots__ = ("done", "errno", "interrupted", "lengths", "offsets")
+    __slots__ = ("done", "end", "errno", "interrupted", "lengths", "offsets")
 
-    def __init__(self, buffer: memoryview, length: int) -> None:
-        """Raises ParseError where a message does not fit or is shorter than struct inet_diag_msg."""
+    def __init__(self, buffer: memoryview, length: int, *, cut: bool = False) -> None:
+        """cut: whether the last message may be a part only. Raises ParseError where a message does not fit otherwise, or
+        is shorter than struct inet_diag_msg.
+        """  # fmt: skip
         self.done = False
+        self.end = length
         self.errno = 0
         self.interrupted = False
         words = buffer[: length & ~3].cast("I")
         uniform = _uniform_rows(words)
         size = words[0] if uniform else 0
-        offsets, lengths = self._scan(buffer, words, uniform * size, length)
+        offsets, lengths = self._scan(buffer, words, uniform * size, length, cut=cut)
         self.offsets = np.concatenate([np.arange(uniform, dtype=np.int64) * size, np.asarray(offsets, dtype=np.int64)])
         self.lengths = np.concatenate([np.full(uniform, size, dtype=np.int64), np.asarray(lengths, dtype=np.int64)])
 
-    def _scan(self, buffer: memoryview, words: memoryview, at: int, end: int) -> tuple[list[int], list[int]]:
+    def _scan(
+        self, buffer: memoryview, words: memoryview, at: int, end: int, *, cut: bool
+    ) -> tuple[list[int], list[int]]:
         offsets, lengths = [], []
         while at < end:
             size = words[at >> 2] if end - at >= 16 else 0
+            if cut and (end - at < 16 or 16 <= end - at < size):
+                self.end = at
+                break
             if size < 16 or size > end - at:
                 raise ParseError(TRUNCATED, offset=at, excerpt=excerpt_of(buffer, at), length=size or end - at)
             header = words[(at >> 2) + 1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from _socket import AF_NETLINK, MSG_TRUNC, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET, socket
+from _socket import AF_NETLINK, MSG_DONTWAIT, MSG_TRUNC, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET, socket
 
 from finwait.errors import FinwaitError, NotPermitted, NotSupported, SourceError
 from finwait.table.snapshot import Netns, Notice
@@ -25,6 +25,7 @@ EINVAL, ENOENT, EPERM, EACCES = 22, 2, 1, 13
 INCONSISTENT = mark(
     "the kernel's walk was inconsistent: {duplicates} sockets came twice (counted once), as many may be missing"
 )
+END_MISSING = mark("the kernel's dump of TCP sockets stopped before its end")
 INTERRUPTED = mark("the kernel says that its walk was interrupted; some sockets may be missing or counted twice")
 
 
@@ -64,9 +65,16 @@ def raise_for_errno(errno: int) -> None:
 
 
 def receive_into(diag: socket, buffer: memoryview) -> int:
-    """Bytes received into `buffer`. Raises SourceError where a datagram did not fit (MSG_TRUNC) or the socket failed."""
+    """Bytes received into `buffer`, 0 where nothing more is there. Raises SourceError where a datagram did not fit
+    (MSG_TRUNC) or the socket failed.
+
+    Never waits: while a dump runs, every receive makes the kernel queue the next part (net/netlink/af_netlink.c,
+    netlink_recvmsg), so that an empty queue means that the dump is over.
+    """  # fmt: skip
     try:
-        length = diag.recv_into(buffer, 0, MSG_TRUNC)
+        length = diag.recv_into(buffer, 0, MSG_TRUNC | MSG_DONTWAIT)
+    except BlockingIOError:
+        return 0
     except OSError as error:
         raise _refusal(error.errno or 0, "recv from sock_diag") from error
     if length > len(buffer):
@@ -91,18 +99,22 @@ def count_states(diag: socket, request: Request) -> tuple[dict[int, int], list[N
     SourceError and its kin.
     """
     for _ in range(ATTEMPTS):
-        census = _walk(diag, request)
+        census = walk_census(diag, request)
         if not census.duplicates and not census.interrupted:
-            return census.finish(), []
-    notice = (
-        Notice("inconsistent_walk", INCONSISTENT, missing="sockets", arguments={"duplicates": census.duplicates})
-        if census.duplicates
-        else Notice("walk_interrupted", INTERRUPTED, missing="sockets")
-    )
-    return census.finish(), [notice]
+            break
+    notice = walk_notice(census.duplicates, interrupted=census.interrupted)
+    return census.finish(), [] if notice is None else [notice]
 
 
-def _walk(diag: socket, request: Request) -> DiagCensus:
+def walk_notice(duplicates: int, *, interrupted: bool) -> Notice | None:
+    """What to tell about a walk: that it was inconsistent, or None."""
+    if duplicates:
+        return Notice("inconsistent_walk", INCONSISTENT, missing="sockets", arguments={"duplicates": duplicates})
+    return Notice("walk_interrupted", INTERRUPTED, missing="sockets") if interrupted else None
+
+
+def walk_census(diag: socket, request: Request) -> DiagCensus:
+    """One dump, counted. Raises what the kernel refuses, and SourceError where the dump stops before its end."""
     census = DiagCensus()
     buffers = (memoryview(bytearray(BUFFER_BYTES)), memoryview(bytearray(BUFFER_BYTES)))
     which = 0
@@ -110,6 +122,9 @@ def _walk(diag: socket, request: Request) -> DiagCensus:
     while not census.done:
         buffer = buffers[which]
         which ^= 1
-        census.add(buffer, receive_into(diag, buffer))
+        received = receive_into(diag, buffer)
+        if not received:
+            raise SourceError(END_MISSING)
+        census.add(buffer, received)
     raise_for_errno(census.errno)
     return census

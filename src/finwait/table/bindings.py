@@ -1,14 +1,10 @@
-"""What a filter's words mean on one host: names to numbers. Filled by `finwait.sources.bindings`, used without I/O."""
+"""What a filter's words mean in one namespace: names to numbers. Filled by the sources, used by the query room."""
 
 from __future__ import annotations
-
-from finwait.query.expression import AutoboundTest, CgroupTest, DeviceTest, walk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from finwait.query.expression import Filter
 
 
 class Bindings:
@@ -32,20 +28,3 @@ class Bindings:
         """The index of `device`, a name or a number."""
         index = self.index_by_interface.get(device)
         return int(device) if index is None and device.isascii() and device.isdigit() else index
-
-
-class Names:
-    """What a filter asks to be bound. devices: whether interface names occur. cgroups: paths. port_range: whether it is
-    needed.
-    """  # fmt: skip
-
-    __slots__ = ("cgroups", "devices", "port_range")
-
-    def __init__(self, wanted: Filter) -> None:
-        nodes = [] if wanted.expression is None else list(walk(wanted.expression))
-        self.devices = any(isinstance(node, DeviceTest) for node in nodes)
-        self.cgroups = tuple(node.path for node in nodes if isinstance(node, CgroupTest))
-        self.port_range = any(isinstance(node, AutoboundTest) for node in nodes)
-
-    def __bool__(self) -> bool:
-        return self.devices or bool(self.cgroups) or self.port_range

@@ -1,0 +1,172 @@
+"""The library: `finwait.count()` and `finwait.connections()`.
+
+Both read the network namespace of the calling process unless told otherwise, need no privilege for that, change nothing,
+and say what they could not see (`complete`, `warnings`).
+"""
+
+from __future__ import annotations
+
+from finwait.errors import UsageError
+from finwait.table.request import Request, Roots
+from finwait.tcp.state import LIFE_ORDER
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from finwait.monitor import Question, Stream
+    from finwait.query.expression import Filter
+    from finwait.sources.archive import Recorder
+    from finwait.table.snapshot import Group, Snapshot
+    from finwait.table.table import ConnectionTable
+
+DEFAULT_COLUMNS = ("state", "local", "peer", "recv_q", "send_q", "accept_queue_length", "accept_queue_limit")
+_FAMILY_BY_WORD = {None: None, 4: 2, 6: 10}
+
+
+def count(
+    filter: str | Sequence[str] | None = None,  # noqa: A002 - the command's own word
+    *,
+    by: str | Sequence[str] = "state",
+    top: int | None = None,
+    ip: int | None = None,
+    netns: str | Sequence[str] = (),
+    all_netns: bool = False,
+    source: str = "auto",
+    read: str | None = None,
+    proc: str = "/proc",
+) -> Snapshot:
+    """Count TCP connections.
+
+    filter: in the language of ``finwait count`` (docs/filters.md). by: columns, comma-separated or a sequence. top: keep the
+    largest groups, fold the rest into ``other``. ip: 4 or 6 for one socket family. netns: names, process ids or paths.
+    all_netns: every namespace that can be found. source: auto, sock_diag or proc. read: a recording instead of this host.
+
+    Returns a Snapshot; by state alone it has all eleven states in the order of a connection's life. Raises UsageError,
+    NotSupported, NotPermitted, SourceError, ParseError (all `finwait.errors.FinwaitError`).
+    """
+    request = _request(ip, netns, proc, all_netns=all_netns)
+    return count_for(request, parse(filter), column_names(by), top=top, source=source, read=read)
+
+
+def connections(
+    filter: str | Sequence[str] | None = None,  # noqa: A002 - the command's own word
+    *,
+    columns: str | Sequence[str] = DEFAULT_COLUMNS,
+    ip: int | None = None,
+    netns: str | Sequence[str] = (),
+    all_netns: bool = False,
+    source: str = "auto",
+    read: str | None = None,
+    proc: str = "/proc",
+) -> ConnectionTable:
+    """The TCP connections as a table with `columns` (docs/columns.md); `Connection` rows when iterated.
+
+    Parameters and errors as in `count`. The columns of tcp_info (``rtt_us`` and others) cost a longer message a socket.
+    """
+    from finwait.table.table import ConnectionTable
+
+    request = _request(ip, netns, proc, all_netns=all_netns)
+    names = column_names(columns)
+    stream = open_stream(question(request, parse(filter), source=source, read=read), names)
+    batches = list(stream)
+    return ConnectionTable(batches, names, stream.provenance)
+
+
+def parse(words: str | Sequence[str] | None) -> Filter | None:
+    """The filter that `words` spell, service names looked up on this host; None for no words. Raises UsageError."""
+    if not words:
+        return None
+    from finwait.query.parser import parse_filter
+    from finwait.sources.services import port_of_service
+
+    return parse_filter(words, port_of_service)
+
+
+def column_names(columns: str | Sequence[str]) -> tuple[str, ...]:
+    """Names of columns from ``a,b`` or a sequence. Raises UsageError with the nearest right word."""
+    if columns == "state":
+        return ("state",)  # the plain count does without the columns' declarations
+    from finwait.table.columns import parse_columns
+
+    text = columns if isinstance(columns, str) else ",".join(columns)
+    return tuple(column.name for column in parse_columns(text))
+
+
+def _request(ip: int | None, netns: str | Sequence[str], proc: str, *, all_netns: bool) -> Request:
+    if ip not in _FAMILY_BY_WORD:
+        raise UsageError("ip is 4, 6 or None, not {ip}", ip=ip)
+    names = (netns,) if isinstance(netns, str) else tuple(netns)
+    return Request(family=_FAMILY_BY_WORD[ip], netns=names, all_netns=all_netns, roots=Roots(proc))
+
+
+def question(
+    request: Request, wanted: Filter | None, *, source: str = "auto", read: str | None = None, recorder: Recorder | None = None
+) -> Question:
+    """The question that a command or a function asks."""
+    from finwait.monitor import Question
+    from finwait.query.expression import Filter
+
+    return Question(request, wanted or Filter(), source=source, read=read, recorder=recorder)
+
+
+def open_stream(asked: Question, columns: Sequence[str]) -> Stream:
+    """Batches of what is asked, as they come."""
+    from finwait.monitor import Stream
+
+    return Stream(asked, columns)
+
+
+def count_for(
+    request: Request,
+    wanted: Filter | None,
+    by: Sequence[str],
+    *,
+    top: int | None = None,
+    source: str = "auto",
+    read: str | None = None,
+    recorder: Recorder | None = None,
+) -> Snapshot:
+    """Count as `count` does, from a request and a parsed filter. The plain count by state makes no table."""
+    by = tuple(by)
+    plain = wanted is None or wanted.expression is None
+    if by == ("state",) and plain and read is None and recorder is None and top is None:
+        from finwait.sources.census import take_census
+
+        return take_census(request if wanted is None else _narrowed(request, wanted), source)
+    return _count_table(question(request, wanted, source=source, read=read, recorder=recorder), by, top)
+
+
+def _narrowed(request: Request, wanted: Filter) -> Request:
+    """`request` for the states of a filter that has nothing else."""
+    return Request(
+        family=request.family,
+        states=wanted.state_mask(),
+        netns=request.netns,
+        all_netns=request.all_netns,
+        roots=request.roots,
+    )
+
+
+def _count_table(asked: Question, by: tuple[str, ...], top: int | None) -> Snapshot:
+    from finwait.query.grouping import GroupCounter, fold_small_groups
+    from finwait.table.snapshot import Snapshot
+
+    counter = GroupCounter(by)
+    stream = open_stream(asked, counter.columns)
+    for batch in stream:
+        counter.add(batch)
+    groups, other, other_groups = fold_small_groups(counter.groups(), top)
+    if by == ("state",) and top is None:
+        groups = _all_states(groups)
+    return Snapshot(by, groups, counter.total, stream.provenance, other=other, other_groups=other_groups)
+
+
+def _all_states(groups: Iterable[Group]) -> list[Group]:
+    from finwait.table.snapshot import Group
+
+    found = {group.key[0]: group.count for group in groups}
+    return [Group((state.token,), found.get(state.token, 0)) for state in LIFE_ORDER]
+
+
+__all__ = ["DEFAULT_COLUMNS", "connections", "count"]

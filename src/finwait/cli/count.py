@@ -1,0 +1,116 @@
+"""`finwait count`: connections by state, or by any columns."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from finwait.api import column_names, count_for, parse
+from finwait.cli.parser import CommandParser, add_filter, add_output_options, add_source_options, request_of
+from finwait.errors import UsageError
+from finwait.text.messages import mark, translate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Sequence
+
+    from finwait.table.snapshot import Snapshot
+
+DESCRIPTION = mark("Count TCP connections by state and tell what each state waits for.")
+STYLES = ("finwait", "ss", "netstat")
+
+
+def build_parser() -> CommandParser:
+    """The command's parser."""
+    parser = CommandParser("count", translate(DESCRIPTION))
+    add_filter(parser)
+    add_source_options(parser)
+    group = parser.add_argument_group(translate(mark("grouping")))
+    group.add_argument("--by", default="state", metavar="COLUMN[,COLUMN]", help=translate(mark("group by these columns (default: state)")))
+    group.add_argument("--top", type=whole_number, metavar="N", help=translate(mark("show the N largest groups and fold the rest into other")))
+    group.add_argument("--sort", metavar="[-]COLUMN[,...]", help=translate(mark("order of the groups: count or columns of --by, - for descending")))
+    add_output_options(parser, STYLES)
+    return parser
+
+
+def whole_number(word: str) -> int:
+    """A number from 1 on, for argparse."""
+    number = int(word) if word.isascii() and word.isdigit() else 0
+    if number < 1:
+        raise UsageError("'{word}' is not a whole number from 1 on", word=word)
+    return number
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    options = build_parser().parse(arguments)
+    by = column_names(options.by)
+    if options.style == "netstat" and by != ("state",):
+        raise UsageError("--style netstat counts by state, not by {by}", by=options.by)
+    snapshot = _count(options, by)
+    if options.sort:
+        _sort(snapshot, options.sort)
+    _write(snapshot, options)
+    return 0
+
+
+def _count(options: Namespace, by: tuple[str, ...]) -> Snapshot:
+    request, wanted = request_of(options), parse(options.filter)
+    if options.record is None:
+        return count_for(request, wanted, by, top=options.top, source=options.source, read=options.read)
+    from finwait.cli.recording import recording_to
+
+    with recording_to(options.record) as recorder:
+        snapshot = count_for(
+            request, wanted, by, top=options.top, source=options.source, read=options.read, recorder=recorder
+        )
+        recorder.finish(snapshot.provenance)
+    return snapshot
+
+
+def _sort(snapshot: Snapshot, text: str) -> None:
+    """Order the groups that are shown. Raises UsageError for a column that is not there."""
+    from finwait.query.grouping import order_of_cell
+
+    for word in reversed(text.split(",")):
+        descending = word.startswith("-")
+        name = word.removeprefix("-")
+        if name == "count":
+            groups = sorted(snapshot.groups, key=lambda group: group.count, reverse=descending)
+        else:
+            name = column_names(name)[0]
+            if name not in snapshot.by:
+                raise UsageError("--sort {name}: the groups have count and {by}", name=name, by=", ".join(snapshot.by))
+            at = snapshot.by.index(name)
+            groups = sorted(snapshot.groups, key=lambda group, at=at: order_of_cell(group.key[at]), reverse=descending)  # type: ignore[misc]
+        snapshot.groups = groups
+
+
+def _write(snapshot: Snapshot, options: Namespace) -> None:
+    from finwait.cli import output
+
+    if options.form in {"json", "ndjson"}:
+        from finwait.render.documents import count_document
+
+        output.write_json(count_document(snapshot), indent=1 if options.form == "json" else None)
+        return
+    if options.form == "csv":
+        from finwait.render.documents import count_csv
+
+        output.write_csv(count_csv(snapshot, header=options.header))
+        if snapshot.other:
+            output.say(translate(mark("{count} connections in {groups} other groups")).format(
+                count=snapshot.other, groups=snapshot.other_groups))  # fmt: skip
+    elif options.style == "netstat":
+        from finwait.render.count import render_count_netstat
+
+        output.write_lines(render_count_netstat(snapshot))
+    else:
+        from finwait.render.count import render_count
+        from finwait.render.style import style_of
+
+        style = style_of(sys.stdout, options.color, os.environ)
+        spelling = "ss" if options.style == "ss" else "rfc"
+        output.write_lines(render_count(snapshot, style, spelling, header=options.header))
+    output.say_notices(snapshot.provenance.notices)

@@ -1,0 +1,210 @@
+"""Where sources and queries meet: a source's batches, narrowed by the kernel, checked row by row, counted or passed on."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from finwait.errors import NotPermitted, NotSupported, SourceError, UsageError
+from finwait.query.evaluate import accepted_rows
+from finwait.query.names import Names
+from finwait.query.pushdown import push_down
+from finwait.sources.census import CLOSED_NOT_VISIBLE, CLOSED_REMEDY, FALLBACK, add_closed_notice
+from finwait.sources.readers import Reader, SockDiagReader, open_readers
+from finwait.table.batch import Batch, ColumnData, needed_columns
+from finwait.table.columns import extensions_for
+from finwait.table.request import Request
+from finwait.table.snapshot import Notice, Provenance
+from finwait.tcp.state import TcpState
+from finwait.text.messages import mark
+from finwait.wire.inet_diag import ALL_STATES_MASK
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from finwait.query.expression import Filter
+    from finwait.query.pushdown import Pushdown
+    from finwait.sources.archive import Recorder
+    from finwait.table.bindings import Bindings
+    from finwait.table.snapshot import Netns
+
+MARKS_NOT_VISIBLE = mark("fwmarks cannot be seen; every socket was taken to have mark 0")
+MARKS_REMEDY = mark("CAP_NET_ADMIN, with sock_diag")
+AUTOBOUND_HALF = mark("whether a port was chosen by the kernel could not be asked; autobound tested the port's range only")
+
+
+class Question:
+    """What is asked. request: where and of what family. wanted: the filter. source: auto, sock_diag or proc. read: path of
+    a recording to read instead of this host. recorder: where to keep what is read.
+    """  # fmt: skip
+
+    __slots__ = ("read", "recorder", "request", "source", "wanted")
+
+    def __init__(
+        self,
+        request: Request,
+        wanted: Filter,
+        *,
+        source: str = "auto",
+        read: str | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        if read is not None and (recorder is not None or request.netns or request.all_netns or source != "auto"):
+            raise UsageError("--read answers from a recording; it does not go with -N, --all-netns, --source or --record")
+        if recorder is not None and source == "proc":
+            raise UsageError("--record keeps what sock_diag says; it does not go with --source proc")
+        self.request = request
+        self.wanted = wanted
+        self.source = source
+        self.read = read
+        self.recorder = recorder
+
+
+class Stream:
+    """The connections that a question asks for, batch by batch, each with the columns asked for and those the filter needs.
+
+    Iterate once. `provenance` fills up on the way and is whole when the iteration has ended.
+    """
+
+    def __init__(self, question: Question, columns: Sequence[str]) -> None:
+        self.question = question
+        names = {*columns, *question.wanted.column_names(), "state", "family"}
+        self.columns = needed_columns(sorted(names))
+        self.names = Names(question.wanted)
+        self.provenance = Provenance(question.source, host=os.uname().nodename)
+        self._closed_seen = 0
+        self._yielded = False
+
+    def __iter__(self) -> Iterator[Batch]:
+        provenance = self.provenance
+        if self.question.read is not None:
+            yield from self._read_recording(self.question.read)
+        else:
+            provenance.taken_from = time.time()
+            yield from self._read_host()
+            provenance.taken_to = time.time()
+        if provenance.source != "recording":
+            add_closed_notice(self._closed_seen, self.question.request, provenance)
+        elif not self._closed_seen:
+            arguments = {"source": provenance.source}
+            provenance.add_notice(
+                Notice("closed_not_visible", CLOSED_NOT_VISIBLE, missing="closed", remedy=CLOSED_REMEDY, arguments=arguments)
+            )
+
+    # -- where from
+
+    def _read_recording(self, path: str) -> Iterator[Batch]:
+        from finwait.sources.recording import open_recording
+
+        readers, found = open_recording(path)
+        provenance = self.provenance
+        provenance.source, provenance.host = found.source, found.host
+        provenance.taken_from, provenance.taken_to = found.taken_from, found.taken_to
+        for notice in found.notices:
+            provenance.add_notice(notice)
+        for reader in readers:
+            with reader:
+                yield from self._read(reader)
+
+    def _read_host(self) -> Iterator[Batch]:
+        request, source = self.question.request, self.question.source
+        if source != "proc":
+            try:
+                yield from self._read_all("sock_diag")
+            except (NotSupported, NotPermitted) as error:
+                if source != "auto" or self._yielded or request.all_netns or request.netns or self.question.recorder:
+                    raise
+                self.provenance.netns.clear()
+                arguments = {"reason": str(error)}
+                self.provenance.add_notice(Notice("source_fallback", FALLBACK, incomplete=False, arguments=arguments))
+            else:
+                return
+        yield from self._read_all("proc")
+
+    def _read_all(self, source: str) -> Iterator[Batch]:
+        self.provenance.source = source
+        hidden: list[Notice] = []
+        for reader in open_readers(self.question.request, source, hidden):
+            yield from self._read(reader)
+        for notice in hidden:
+            self.provenance.add_notice(notice)
+
+    # -- one namespace
+
+    def _read(self, reader: Reader) -> Iterator[Batch]:
+        question, provenance = self.question, self.provenance
+        provenance.netns.append(reader.netns)
+        bindings = reader.bind(devices=self.names.devices, cgroups=self.names.cgroups, port_range=self.names.port_range)
+        marks_seen = False
+        notices: list[Notice] = []
+        for batch in self._narrowed(reader, bindings, notices):
+            marks_seen = marks_seen or "mark" in batch.columns
+            self._closed_seen += int((batch.column("state").values == TcpState.CLOSE).sum())
+            rows = accepted_rows(question.wanted, batch, bindings)
+            if question.request.family is not None:
+                rows &= batch.column("family").values == question.request.family
+            self._yielded = True
+            yield _with_netns(batch.take(rows), reader.netns, self.columns)
+        if self.names.marks and not marks_seen and self._yielded:
+            notices.append(Notice("marks_not_visible", MARKS_NOT_VISIBLE, missing="mark", remedy=MARKS_REMEDY))
+        for notice in notices:
+            provenance.add_notice(notice)
+
+    def _narrowed(self, reader: Reader, bindings: Bindings, notices: list[Notice]) -> Iterator[Batch]:
+        """The reader's batches, narrowed as far as the kernel agrees: it may refuse marks (EPERM) or newer tests (EINVAL)."""
+        recorder = self.question.recorder
+        if recorder is not None and isinstance(reader, SockDiagReader):
+            yield from self._recorded(reader, recorder, notices)
+            return
+        wanted = self.question.wanted
+        options = [push_down(wanted, bindings, net_admin=True), push_down(wanted, bindings), None]
+        if not reader.can_narrow:
+            options = [None]
+        for index, option in enumerate(options):
+            batches = reader.batches(self._narrow(option), self.columns, notices)
+            try:
+                first = next(batches, None)
+            except (SourceError, NotPermitted):
+                if index + 1 == len(options) or option is None or not option.bytecode:
+                    raise
+                continue
+            break
+        if self.names.port_range and (option is None or not option.exact):
+            notices.append(Notice("autobound_not_asked", AUTOBOUND_HALF, missing="autobound"))
+        if first is not None:
+            yield first
+        yield from batches
+
+    def _narrow(self, option: Pushdown | None) -> Request:
+        request, wanted = self.question.request, self.question.wanted
+        return Request(
+            family=request.family if request.family is not None else wanted.family,
+            states=wanted.state_mask() if option is None else option.states,
+            bytecode=b"" if option is None else option.bytecode,
+            extensions=extensions_for(self.columns),
+            roots=request.roots,
+        )
+
+    def _recorded(self, reader: SockDiagReader, recorder: Recorder, notices: list[Notice]) -> Iterator[Batch]:
+        """Every socket with all that the kernel tells: a recording holds more than what was asked for."""
+        recorder.begin(reader.place, reader.netns)
+        request = Request(states=ALL_STATES_MASK, extensions=0xFF, roots=self.question.request.roots)
+        yield from reader.batches(request, self.columns, notices, recorder.write)
+        recorder.end()
+
+
+def _with_netns(batch: Batch, netns: Netns, columns: Sequence[str]) -> Batch:
+    """`batch` with the columns that tell its namespace, where they are asked for."""
+    from finwait.sources.namespaces import label
+
+    if "netns" not in columns and "netns_cookie" not in columns:
+        return batch
+    import numpy as np
+
+    added = {}
+    if netns.cookie is not None or netns.inode is not None or netns.name is not None:
+        added["netns"] = ColumnData(np.zeros(batch.length, dtype="i4"), None, (label(netns),))
+    if netns.cookie is not None:
+        added["netns_cookie"] = ColumnData(np.full(batch.length, netns.cookie, dtype=np.uint64))
+    return Batch(batch.length, {**batch.columns, **added})

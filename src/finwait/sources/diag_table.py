@@ -1,0 +1,130 @@
+"""A dump of TCP sockets as batches of columns, streamed: memory does not grow with the number of sockets."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from finwait.errors import SourceError
+from finwait.sources.diag_columns import DiagBuffer, decode_buffer
+from finwait.sources.sock_diag import (
+    ATTEMPTS, END_MISSING, raise_for_errno, receive_into, send_request, walk_notice,
+)  # fmt: skip
+from finwait.wire.inet_diag import build_tcp_dump
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from finwait.table.batch import Array, Batch
+    from finwait.table.request import Request
+    from finwait.table.snapshot import Notice
+
+    Sink = Callable[[memoryview], None]
+
+BATCH_BYTES = 2 << 20  # some 17,000 sockets a batch without extensions; 88 bytes at least a socket keep it below 65,536
+RECEIVE_BYTES = 1 << 16
+COOKIES_KEPT = 1_000  # of the batch before: duplicates come within a few rows
+
+
+class DuplicateFilter:
+    """Takes out sockets that a walk shows again: each cookie once, the first of two stays. duplicates: how many."""
+
+    __slots__ = ("_cookies_before", "duplicates")
+
+    def __init__(self) -> None:
+        self.duplicates = 0
+        self._cookies_before: Array = np.zeros(0, dtype=np.uint64)
+
+    def pass_through(self, batch: Batch) -> Batch:
+        """The rows of `batch` whose cookie came neither earlier in it nor at the end of the batch before."""
+        cookies: Array = batch.column("cookie").values
+        keep = ~np.isin(cookies, self._cookies_before) if len(self._cookies_before) else np.ones(len(cookies), np.bool_)
+        ordered = np.argsort(cookies, kind="stable")
+        again = cookies[ordered][1:] == cookies[ordered][:-1]
+        keep[ordered[1:][again]] = False
+        self._cookies_before = cookies[-COOKIES_KEPT:]
+        self.duplicates += int(len(keep) - keep.sum())
+        return batch.take(keep)
+
+
+class DiagWalk:
+    """One dump: iterate over it once. `notice` tells about it when it has ended."""
+
+    def __init__(
+        self,
+        diag: socket,
+        request: Request,
+        wanted: Sequence[str],
+        interface_names: Mapping[int, str],
+        sink: Sink | None = None,
+    ) -> None:
+        self.interrupted = False
+        self._seen = DuplicateFilter()
+        self._diag = diag
+        self._request = request
+        self._wanted = wanted
+        self._interface_names = interface_names
+        self._sink = sink
+
+    def __iter__(self) -> Iterator[Batch]:
+        request = self._request
+        send_request(self._diag, build_tcp_dump(request.family, request.states, request.extensions, request.bytecode))
+        buffer = memoryview(bytearray(BATCH_BYTES))
+        done = False
+        while not done:
+            length, parsed = self._fill(buffer)
+            done = parsed.done
+            if len(parsed.offsets):
+                yield self._seen.pass_through(
+                    decode_buffer(buffer[:length], parsed, self._wanted, self._interface_names)
+                )
+            raise_for_errno(parsed.errno)
+
+    def _fill(self, buffer: memoryview) -> tuple[int, DiagBuffer]:
+        """Receive until `buffer` is nearly full or the dump has ended; (bytes, what they hold)."""
+        length = 0
+        while length + RECEIVE_BYTES <= len(buffer):
+            received = receive_into(self._diag, buffer[length:])
+            if not received:
+                break
+            if self._sink is not None:
+                self._sink(buffer[length : length + received])
+            length += received
+        if not length:
+            raise SourceError(END_MISSING)
+        parsed = DiagBuffer(buffer, length)
+        self.interrupted |= parsed.interrupted
+        return length, parsed
+
+    def notice(self) -> Notice | None:
+        """What to tell about the walk when it has ended."""
+        return walk_notice(self._seen.duplicates, interrupted=self.interrupted)
+
+
+def read_batches(
+    diag: socket,
+    request: Request,
+    wanted: Sequence[str],
+    interface_names: Mapping[int, str],
+    notices: list[Notice],
+    sink: Sink | None = None,
+) -> Iterator[Batch]:
+    """The sockets of the namespace of `diag`, as `request` narrows them.
+
+    An inconsistent walk is repeated while nothing has been yielded, that is while it fits in one batch; what remains is
+    told in `notices` after the last batch.
+    """
+    for attempt in range(ATTEMPTS):
+        walk = DiagWalk(diag, request, wanted, interface_names, sink)
+        batches = iter(walk)
+        first = next(batches, None)
+        second = next(batches, None) if first is not None else None
+        notice = walk.notice()
+        if notice is None or second is not None or attempt == ATTEMPTS - 1 or sink is not None:
+            break
+    yield from (batch for batch in (first, second) if batch is not None)
+    yield from batches
+    notice = walk.notice()
+    if notice is not None:
+        notices.append(notice)

@@ -1,0 +1,120 @@
+"""One way to read, whatever is read: a namespace by sock_diag or /proc, or a recording. Each is a Reader.
+
+The room above narrows what is asked and checks every row; a reader only yields batches and says what it could not see.
+"""
+
+from __future__ import annotations
+
+from finwait.sources.bindings import read_bindings, read_interface_names
+from finwait.sources.diag_table import read_batches
+from finwait.sources.namespaces import Place, visit_places
+from finwait.sources.proc_net import close_files, open_files, read_records
+from finwait.sources.record_columns import batches_of_records
+from finwait.sources.sock_diag import netns_of, open_diag_socket
+from finwait.table.snapshot import Netns, Notice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+    from collections.abc import Callable, Iterator, Sequence
+
+    from finwait.table.batch import Batch
+    from finwait.table.bindings import Bindings
+    from finwait.table.request import Request
+
+    Sink = Callable[[memoryview], None]
+
+
+class Reader:
+    """Reads one namespace's sockets. source: machine word. can_narrow: whether it takes a state mask and bytecode.
+
+    Close it when done; it is a context manager.
+    """
+
+    source = ""
+    can_narrow = False
+
+    def __init__(self, netns: Netns) -> None:
+        self.netns = netns
+
+    def bind(self, *, devices: bool, cgroups: Sequence[str], port_range: bool) -> Bindings:
+        """Names of a filter looked up where the sockets are. Raises SourceError for one that is not there."""
+        raise NotImplementedError
+
+    def batches(
+        self, request: Request, wanted: Sequence[str], notices: list[Notice], sink: Sink | None = None
+    ) -> Iterator[Batch]:
+        """The sockets with the columns `wanted`; what went wrong on the way is added to `notices` at the end."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close every descriptor."""
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _PlaceReader(Reader):
+    """A namespace of this host."""
+
+    def __init__(self, place: Place, request: Request, netns: Netns) -> None:
+        super().__init__(netns)
+        self.place = place
+        self.request = request
+
+    def bind(self, *, devices: bool, cgroups: Sequence[str], port_range: bool) -> Bindings:
+        roots = self.request.roots
+        return read_bindings(self.place, roots, devices=devices, cgroups=cgroups, port_range=port_range)
+
+
+class SockDiagReader(_PlaceReader):
+    """A namespace by NETLINK_SOCK_DIAG."""
+
+    source = "sock_diag"
+    can_narrow = True
+
+    def __init__(self, place: Place, request: Request, diag: socket) -> None:
+        super().__init__(place, request, netns_of(diag, place.name, place.inode))
+        self.diag = diag
+
+    def batches(
+        self, request: Request, wanted: Sequence[str], notices: list[Notice], sink: Sink | None = None
+    ) -> Iterator[Batch]:
+        names = read_interface_names(self.place) if "interface" in wanted else {}
+        return read_batches(self.diag, request, wanted, names, notices, sink)
+
+    def close(self) -> None:
+        self.diag.close()
+
+
+class ProcReader(_PlaceReader):
+    """A namespace by /proc/net/tcp and tcp6."""
+
+    source = "proc"
+
+    def __init__(self, place: Place, request: Request) -> None:
+        super().__init__(place, request, Netns(None, place.inode, place.name))
+        self.opened = open_files(place, request.roots, request.family)
+
+    def batches(
+        self, request: Request, wanted: Sequence[str], notices: list[Notice], sink: Sink | None = None
+    ) -> Iterator[Batch]:
+        return batches_of_records(read_records(self.opened), wanted)
+
+    def close(self) -> None:
+        close_files(self.opened)
+
+
+def open_readers(request: Request, source: str, notices: list[Notice]) -> Iterator[Reader]:
+    """A reader for each namespace that `request` asks for, one open at a time. source: sock_diag or proc."""
+    if source == "proc":
+        for place, _ in visit_places(request, lambda: None, notices):
+            with ProcReader(place, request) as reader:
+                yield reader
+        return
+    for place, diag in visit_places(request, open_diag_socket, notices):
+        with SockDiagReader(place, request, diag) as reader:
+            yield reader

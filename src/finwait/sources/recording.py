@@ -1,0 +1,214 @@
+"""Recordings: raw dumps (``ss -D``, ``finwait --record X.diag``), X.finwait archives, and text of ss and netstat.
+
+A raw dump is netlink messages, one behind the other. ss writes an NLMSG_DONE after each family and reads back only what
+stands before the first; finwait reads on past DONE and writes one, at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+from finwait.errors import ParseError, SourceError
+from finwait.sources.diag_columns import DiagBuffer, decode_buffer
+from finwait.sources.diag_table import BATCH_BYTES, DuplicateFilter
+from finwait.sources.readers import Reader
+from finwait.sources.record_columns import batches_of_records
+from finwait.sources.sock_diag import walk_notice
+from finwait.table.bindings import Bindings
+from finwait.table.snapshot import Netns, Notice, Provenance
+from finwait.text.messages import mark
+from finwait.wire.inet_diag import SOCK_DIAG_BY_FAMILY, TCPDIAG_GETSOCK
+from finwait.wire.netlink import NLMSG_DONE, NLMSGHDR
+from finwait.wire.netstat_text import parse_netstat
+from finwait.wire.proc_net_tcp import parse_proc_net_tcp
+from finwait.wire.ss_text import parse_ss
+from finwait.wire.text_kind import detect_text_kind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import BinaryIO
+
+    from finwait.table.batch import Batch
+    from finwait.table.request import Request
+    from finwait.wire.records import SocketRecord
+
+SAMPLE_BYTES = 1 << 16
+CUT = mark("the recording ends in the middle of a socket; what stands before was read")
+KERNEL_ERROR = mark("the recorded dump ends with the kernel's error: {reason}")
+UNREAD_LINES = mark("{count} lines look like connections but could not be understood, the first is line {line}: {text}")
+NOT_A_RECORDING = mark(
+    "{path} is no recording that finwait reads: raw dumps of ss -D, X.finwait, text of ss, netstat or /proc/net/tcp"
+)
+
+
+def open_recording(path: str) -> tuple[list[Reader], Provenance]:
+    """Readers of the namespaces in the recording at `path` (``-``: standard input), its kind found by looking at it.
+
+    Raises SourceError where it cannot be opened, ParseError where it is none.
+    """
+    name = "standard input" if path == "-" else path
+    try:
+        file = _seekable_input() if path == "-" else open(path, "rb")  # noqa: SIM115 - the reader closes it
+        sample = file.read(SAMPLE_BYTES)
+        file.seek(0)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise SourceError("cannot read {path}: {reason}", path=name, reason=reason) from error
+    if sample.startswith(b"PK\x03\x04"):
+        from finwait.sources.archive import open_archive
+
+        return open_archive(file, name)
+    provenance = Provenance("recording")
+    if _is_raw_dump(sample):
+        return [RawDumpReader(file, Netns(), {})], provenance
+    kind = detect_text_kind(sample.decode("utf-8", "surrogateescape"))
+    if kind is None:
+        file.close()
+        if not sample.strip():
+            raise ParseError("{path} is empty", path=name)
+        raise ParseError(NOT_A_RECORDING, path=name, excerpt=sample[:16].hex(" "))
+    return [TextReader(file, kind)], provenance
+
+
+def _seekable_input() -> BinaryIO:
+    """Standard input, kept in a file without a name where it is a pipe."""
+    stream = sys.stdin.buffer
+    if stream.seekable():
+        return stream
+    from shutil import copyfileobj
+    from tempfile import TemporaryFile
+
+    kept = TemporaryFile()  # noqa: SIM115 - the reader closes it
+    copyfileobj(stream, kept)
+    kept.seek(0)
+    return kept  # type: ignore[return-value]
+
+
+def _is_raw_dump(sample: bytes) -> bool:
+    if len(sample) < NLMSGHDR.size:
+        return False
+    length, kind, _, _, _ = NLMSGHDR.unpack_from(sample)
+    return (kind in {SOCK_DIAG_BY_FAMILY, TCPDIAG_GETSOCK} and 88 <= length < 0x10000) or (
+        kind == NLMSG_DONE and length in {16, 20}
+    )
+
+
+class _RecordingReader(Reader):
+    source = "recording"
+
+    def __init__(self, file: BinaryIO, netns: Netns) -> None:
+        super().__init__(netns)
+        self.file = file
+        self.port_range: tuple[int, int] | None = None
+
+    def bind(self, *, devices: bool, cgroups: Sequence[str], port_range: bool) -> Bindings:
+        return Bindings(port_range=self.port_range)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class RawDumpReader(_RecordingReader):
+    """Netlink messages in a file."""
+
+    def __init__(self, file: BinaryIO, netns: Netns, interface_names: Mapping[int, str]) -> None:
+        super().__init__(file, netns)
+        self.interface_names = interface_names
+
+    def bind(self, *, devices: bool, cgroups: Sequence[str], port_range: bool) -> Bindings:
+        return Bindings({name: index for index, name in self.interface_names.items()}, port_range=self.port_range)
+
+    def batches(
+        self, request: Request, wanted: Sequence[str], notices: list[Notice], sink: object = None
+    ) -> Iterator[Batch]:
+        """The sockets of the file. Raises ParseError with the offset in the file."""
+        seen = DuplicateFilter()
+        buffer = memoryview(bytearray(BATCH_BYTES))
+        offset = kept = 0
+        while True:
+            received = self._read_into(buffer[kept:])
+            length = kept + received
+            if not length:
+                break
+            parsed = self._parse(buffer[:length], length, offset)
+            if len(parsed.offsets):
+                yield seen.pass_through(decode_buffer(buffer[:length], parsed, wanted, self.interface_names))
+            if parsed.errno:
+                reason = os.strerror(parsed.errno)
+                notices.append(Notice("recorded_error", KERNEL_ERROR, missing="sockets", arguments={"reason": reason}))
+            kept = length - parsed.end
+            offset += parsed.end
+            if not received:
+                notices.append(Notice("recording_cut", CUT, missing="sockets"))
+                break
+            buffer[:kept] = bytes(buffer[parsed.end : length])
+        notice = walk_notice(seen.duplicates, interrupted=False)
+        if notice is not None:
+            notices.append(notice)
+
+    def _read_into(self, buffer: memoryview) -> int:
+        try:
+            return self.file.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
+        except OSError as error:
+            raise SourceError("cannot read the recording: {reason}", reason=os.strerror(error.errno or 0)) from error
+
+    def _parse(self, buffer: memoryview, length: int, offset: int) -> DiagBuffer:
+        try:
+            return DiagBuffer(buffer, length, cut=True)
+        except ParseError as error:
+            error.arguments["offset"] = error.offset = error.offset + offset
+            raise
+
+
+class TextReader(_RecordingReader):
+    """Text as people paste it into tickets. kind: as `detect_text_kind` tells."""
+
+    def __init__(self, file: BinaryIO, kind: str) -> None:
+        super().__init__(file, Netns())
+        self.kind = kind
+        self.unread = 0
+        self.first_unread = (0, "")
+
+    def batches(
+        self, request: Request, wanted: Sequence[str], notices: list[Notice], sink: object = None
+    ) -> Iterator[Batch]:
+        """The sockets of the text; lines that look like connections but cannot be understood are told at the end."""
+        yield from batches_of_records(self._records(), wanted)
+        if self.unread:
+            line, text = self.first_unread
+            arguments = {"count": self.unread, "line": line, "text": text[:120]}
+            notices.append(Notice("lines_not_read", UNREAD_LINES, missing="sockets", arguments=arguments))
+
+    def _records(self) -> Iterator[SocketRecord]:
+        from io import TextIOWrapper
+
+        lines = TextIOWrapper(self.file, encoding="utf-8", errors="surrogateescape", newline="")
+        if self.kind == "ss":
+            return parse_ss(lines, self._on_unread)
+        if self.kind == "netstat":
+            return parse_netstat(lines, self._on_unread)
+        return parse_proc_net_tcp(lines, 10 if self.kind == "proc_net_tcp6" else 2)
+
+    def _on_unread(self, line: int, text: str) -> None:
+        if not self.unread:
+            self.first_unread = (line, text)
+        self.unread += 1
+
+
+def strip_done(datagram: memoryview) -> bytes | memoryview:
+    """The sockets' messages of `datagram`, without DONE and whatever else the kernel says."""
+    words = datagram[: len(datagram) & ~3].cast("I")
+    at, spans = 0, []
+    while at < len(datagram):
+        size = (words[at >> 2] + 3) & ~3
+        if words[(at >> 2) + 1] & 0xFFFF in {SOCK_DIAG_BY_FAMILY, TCPDIAG_GETSOCK}:
+            spans.append((at, at + size))
+        at += max(size, 16)
+    if spans and spans[0][0] == 0 and spans[-1][1] == len(datagram) == sum(end - start for start, end in spans):
+        return datagram
+    return b"".join(bytes(datagram[start:end]) for start, end in spans)
+
+
