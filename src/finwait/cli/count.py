@@ -6,7 +6,7 @@ import os
 import sys
 
 from finwait.api import column_names, count_for, parse
-from finwait.cli.parser import CommandParser, add_filter, add_output_options, add_source_options, request_of
+from finwait.cli.parser import CommandParser, add_filter, add_output_options, add_source_options, request_of, whole_number
 from finwait.errors import UsageError
 from finwait.text.messages import mark, translate
 
@@ -32,14 +32,6 @@ def build_parser() -> CommandParser:
     group.add_argument("--sort", metavar="[-]COLUMN[,...]", help=translate(mark("order of the groups: count or columns of --by, - for descending")))
     add_output_options(parser, STYLES)
     return parser
-
-
-def whole_number(word: str) -> int:
-    """A number from 1 on, for argparse."""
-    number = int(word) if word.isascii() and word.isdigit() else 0
-    if number < 1:
-        raise UsageError("'{word}' is not a whole number from 1 on", word=word)
-    return number
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -21,6 +21,15 @@ def write_lines(lines: Iterable[str]) -> None:
     sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
+def write_chunks(chunks: Iterable[bytes]) -> None:
+    """Write pieces of bytes to stdout as they come."""
+    sys.stdout.flush()
+    binary = sys.stdout.buffer
+    for chunk in chunks:
+        binary.write(chunk)
+    binary.flush()
+
+
 def write_json(document: object, *, indent: int | None = None) -> None:
     """Write one JSON document and a newline to stdout."""
     from json import dumps

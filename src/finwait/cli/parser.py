@@ -182,3 +182,11 @@ def request_of(options: argparse.Namespace) -> Request:
     """What the options of `add_source_options` ask of a source."""
     roots = Roots(options.proc, options.sys, options.cgroup)
     return Request(family=options.family, netns=options.netns, all_netns=options.all_netns, roots=roots)
+
+
+def whole_number(word: str) -> int:
+    """A number from 1 on, for argparse. Raises UsageError."""
+    number = int(word) if word.isascii() and word.isdigit() else 0
+    if number < 1:
+        raise UsageError("'{word}' is not a whole number from 1 on", word=word)
+    return number

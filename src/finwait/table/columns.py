@@ -25,10 +25,11 @@ ENDPOINT = "endpoint"  # address:port, made of two columns when shown
 class Column:
     """One column. unit: as in ss and tcp_info, None for plain numbers. nullable: whether rows may not have it.
 
-    origin: where sock_diag has it: ("msg", field), ("info", field), ("skmem", field), or None where it is derived.
+    origin: where sock_diag has it: ("msg", field), ("info", field), ("skmem", field), or None where it is derived. title:
+    the heading in a text table.
     """
 
-    __slots__ = ("description", "dtype", "kind", "name", "nullable", "origin", "unit")
+    __slots__ = ("description", "dtype", "kind", "name", "nullable", "origin", "title", "unit")
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class Column:
         unit: str | None = None,
         nullable: bool = False,
         origin: tuple[str, str] | None = None,
+        title: str | None = None,
     ) -> None:
         self.name = name
         self.kind = kind
@@ -48,11 +50,7 @@ class Column:
         self.unit = unit
         self.nullable = nullable
         self.origin = origin
-
-    @property
-    def title(self) -> str:
-        """The heading in a text table: ``RECV-Q``."""
-        return self.name.replace("_", "-").upper()
+        self.title = title or name.replace("_", "-").upper()
 
     @property
     def right_aligned(self) -> bool:
@@ -84,8 +82,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("interface", TEXT, mark("device that the socket is bound to, or scope of its address"), nullable=True, origin=("msg", "IF")),
     Column("recv_q", NUMBER, mark("bytes that the program has not read yet; null for a listener"), unit="bytes", nullable=True, origin=("msg", "RQUEUE")),
     Column("send_q", NUMBER, mark("bytes that the peer has not acknowledged yet; null for a listener"), unit="bytes", nullable=True, origin=("msg", "WQUEUE")),
-    Column("accept_queue_length", NUMBER, mark("connections that wait for accept(); listeners only"), unit="connections", nullable=True, origin=("msg", "RQUEUE")),
-    Column("accept_queue_limit", NUMBER, mark("the accept queue is full when its length exceeds this; listeners only"), unit="connections", nullable=True, origin=("msg", "WQUEUE")),
+    Column("accept_queue_length", NUMBER, mark("connections that wait for accept(); listeners only"), unit="connections", nullable=True, origin=("msg", "RQUEUE"), title="ACCEPT-Q"),
+    Column("accept_queue_limit", NUMBER, mark("the accept queue is full when its length exceeds this; listeners only"), unit="connections", nullable=True, origin=("msg", "WQUEUE"), title="ACCEPT-LIMIT"),
     Column("timer", TIMER, mark("timer that runs: on (retransmit), keepalive, time_wait, persist, delayed_ack, none"), dtype="u1", nullable=True, origin=("msg", "TIMER")),
     Column("expires_ms", NUMBER, mark("time until the timer fires"), unit="ms", nullable=True, origin=("msg", "EXPIRES")),
     Column("retransmits", NUMBER, mark("times that the timer's segment was sent again without an answer"), dtype="u1", nullable=True, origin=("msg", "RETRANS")),

@@ -75,7 +75,7 @@ class DiagCensus:
             return None
         if words[::stride].tolist().count(step) != rows or words[1::stride].tolist().count(header) != rows:
             return None
-        self._states += buffer[STATE:length:step]
+        self._states += buffer[STATE:length:step].tobytes()
         cookies: list[int] = words[_COOKIE_WORD::stride].tolist()
         return cookies
 

@@ -1,0 +1,144 @@
+"""`finwait list`: one line a connection, streamed."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from finwait.api import DEFAULT_COLUMNS, column_names, open_stream, parse, question
+from finwait.cli.parser import (
+    CommandParser, add_filter, add_output_options, add_source_options, request_of, whole_number,
+)  # fmt: skip
+from finwait.text.messages import mark, translate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterator, Sequence
+
+    from finwait.monitor import Stream
+    from finwait.query.expression import Filter
+    from finwait.table.batch import Batch
+
+DESCRIPTION = mark("List TCP connections, one line each.")
+STYLES = ("finwait", "ss")
+TIMER_COLUMNS = ("timer", "expires_ms", "retransmits")
+INFO_COLUMNS = ("congestion", "rtt_us", "rttvar_us", "rto_us", "snd_cwnd", "unacked", "retrans", "total_retrans",
+                "bytes_sent", "bytes_received", "last_data_sent_ms", "last_data_recv_ms")  # fmt: skip
+MEMORY_COLUMNS = ("rmem_alloc", "rcvbuf", "wmem_alloc", "sndbuf", "fwd_alloc", "wmem_queued", "optmem", "backlog", "drops")
+# ss has one pair of columns for the queues of connections and of listeners
+SS_COLUMNS = ("state", "recv_q", "send_q", "local", "peer")
+SS_TITLES = ("State", "Recv-Q", "Send-Q", "Local Address:Port", "Peer Address:Port")
+
+
+def build_parser() -> CommandParser:
+    """The command's parser."""
+    parser = CommandParser("list", translate(DESCRIPTION))
+    add_filter(parser)
+    add_source_options(parser)
+    group = parser.add_argument_group(translate(mark("columns and rows")))
+    group.add_argument("--columns", metavar="COLUMN[,COLUMN]", help=translate(mark("show these columns; +COLUMN[,COLUMN] adds to the usual ones")))
+    group.add_argument("-o", "--options", dest="timers", action="store_true", help=translate(mark("also the timer, when it fires, and retransmits")))
+    group.add_argument("-i", "--info", action="store_true", help=translate(mark("also round-trip time, congestion window, retransmits and traffic (tcp_info)")))
+    group.add_argument("-m", "--memory", action="store_true", help=translate(mark("also the socket's memory")))
+    group.add_argument("-l", "--listening", action="store_true", help=translate(mark("listeners only")))
+    group.add_argument("-a", "--all", action="store_true", help=translate(mark("every state; this is the default, the letter is for fingers used to ss")))
+    group.add_argument("-n", "--numeric", action="store_true", help=translate(mark("numbers for addresses and ports; likewise")))
+    group.add_argument("-t", "--tcp", action="store_true", help=translate(mark("TCP; likewise")))
+    group.add_argument("--sort", metavar="[-]COLUMN[,...]", help=translate(mark("order by these columns, - for descending")))
+    group.add_argument("--limit", type=whole_number, metavar="N", help=translate(mark("at most N rows")))
+    add_output_options(parser, STYLES)
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    options = build_parser().parse(arguments)
+    columns = _columns(options)
+    wanted = parse(options.filter)
+    if options.listening:
+        wanted = _listeners_of(wanted)
+    if options.record is None:
+        _list(options, wanted, columns, None)
+    else:
+        from finwait.cli.recording import recording_to
+
+        with recording_to(options.record) as recorder:
+            stream = _list(options, wanted, columns, recorder)
+            recorder.finish(stream.provenance)
+    return 0
+
+
+def _columns(options: Namespace) -> tuple[str, ...]:
+    text = options.columns or ""
+    chosen = column_names(text.removeprefix("+")) if text else ()
+    if text and not text.startswith("+"):
+        base: tuple[str, ...] = chosen
+        chosen = ()
+    else:
+        base = SS_COLUMNS if options.style == "ss" and not options.form else DEFAULT_COLUMNS
+    if options.all_netns and not text:
+        base = (*base, "netns")
+    extra = (*(TIMER_COLUMNS if options.timers else ()), *(INFO_COLUMNS if options.info else ()),
+             *(MEMORY_COLUMNS if options.memory else ()))  # fmt: skip
+    return tuple(dict.fromkeys((*base, *extra, *chosen)))
+
+
+def _listeners_of(wanted: Filter | None) -> Filter:
+    from finwait.query.expression import Filter
+    from finwait.tcp.state import TcpState
+
+    wanted = wanted or Filter()
+    listening = wanted.states & {TcpState.LISTEN}
+    return Filter(listening, wanted.expression, wanted.family, wanted.text)
+
+
+def _list(options: Namespace, wanted: Filter | None, columns: tuple[str, ...], recorder: object) -> Stream:
+    from finwait.query.ordering import limited, parse_order, sorted_batches
+
+    order = parse_order(options.sort) if options.sort else ()
+    asked = question(request_of(options), wanted, source=options.source, read=options.read, recorder=recorder)  # type: ignore[arg-type]
+    hidden = ("accept_queue_length", "accept_queue_limit", "v6only") if options.style == "ss" else ()
+    stream = open_stream(asked, (*columns, *hidden, *(name for name, _ in order)))
+    batches: Iterator[Batch] = iter(stream)
+    if order:
+        batches = sorted_batches(batches, order)
+    if options.limit is not None:
+        batches = limited(batches, options.limit, drain=recorder is not None)
+    _write(options, stream, batches, columns)
+    return stream
+
+
+def _write(options: Namespace, stream: Stream, batches: Iterator[Batch], columns: tuple[str, ...]) -> None:
+    from finwait.cli import output
+
+    if options.form in {"json", "ndjson"}:
+        from finwait.render.lists import render_json, render_ndjson
+
+        render = render_json if options.form == "json" else render_ndjson
+        output.write_chunks(render(batches, columns, stream.provenance))
+        return
+    if options.form == "csv":
+        from finwait.render.lists import list_csv
+
+        output.write_csv(list_csv(batches, columns, header=options.header))
+    else:
+        _write_text(options, batches, columns)
+    output.say_notices(stream.provenance.notices)
+
+
+def _write_text(options: Namespace, batches: Iterator[Batch], columns: tuple[str, ...]) -> None:
+    from finwait.cli import output
+    from finwait.render.rows import RowRenderer
+    from finwait.render.style import style_of
+
+    titles = None
+    spelling = "rfc"
+    if options.style == "ss":
+        title_by_column = dict(zip(SS_COLUMNS, SS_TITLES, strict=True))
+        titles = [title_by_column.get(name, name) for name in columns]
+        spelling = "ss"
+    encoding = sys.stdout.encoding or "ascii"
+    renderer = RowRenderer(columns, spelling=spelling, titles=titles, encoding=encoding)
+    style = style_of(sys.stdout, options.color, os.environ)
+    output.write_chunks(renderer.render(batches, style, header=options.header))

@@ -1,0 +1,43 @@
+"""`finwait --help`: what commands there are."""
+
+from __future__ import annotations
+
+import sys
+
+from finwait.text.messages import mark, translate
+from finwait.text.width import pad_right
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS = {
+    "count": mark("count connections by state, or by any columns (the command when none is named)"),
+    "list": mark("one line a connection"),
+}
+EXAMPLES = (
+    ("finwait", mark("how many connections are in each state, and what each state waits for")),
+    ("finwait --by state,peer_address --top 10", mark("the ten largest groups")),
+    ("finwait state time-wait dport = :443", mark("count what a filter of ss selects")),
+    ("finwait list -o state close-wait", mark("connections that the local program has not closed, with timers")),
+    ("finwait --read ticket.txt", mark("the same from pasted output of ss or netstat")),
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print the overview; returns the exit code."""
+    lines = [
+        translate(mark("usage: finwait [COMMAND] [OPTIONS] [FILTER]")),
+        "",
+        translate(mark("What are your TCP connections waiting for?")),
+        "",
+        translate(mark("commands:")),
+        *(f"  {pad_right(name, 8)}{translate(text)}" for name, text in COMMANDS.items()),
+        "",
+        translate(mark("examples:")),
+        *(f"  {pad_right(command, 44)}{translate(text)}" for command, text in EXAMPLES),
+        "",
+        translate(mark("'finwait COMMAND --help' tells a command's options; finwait --version the version.")),
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
