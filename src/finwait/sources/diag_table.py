@@ -30,20 +30,23 @@ COOKIES_KEPT = 1_000  # of the batch before: duplicates come within a few rows
 class DuplicateFilter:
     """Takes out sockets that a walk shows again: each cookie once, the first of two stays. duplicates: how many."""
 
-    __slots__ = ("_cookies_before", "duplicates")
+    __slots__ = ("_tail", "duplicates")
 
     def __init__(self) -> None:
         self.duplicates = 0
-        self._cookies_before: Array = np.zeros(0, dtype=np.uint64)
+        self._tail: Array = np.zeros(0, dtype=np.uint64)
 
     def pass_through(self, batch: Batch) -> Batch:
         """The rows of `batch` whose cookie came neither earlier in it nor at the end of the batch before."""
         cookies: Array = batch.column("cookie").values
-        keep = ~np.isin(cookies, self._cookies_before) if len(self._cookies_before) else np.ones(len(cookies), np.bool_)
+        tail, self._tail = self._tail, cookies[-COOKIES_KEPT:]
+        known = set(cookies.tolist())
+        if len(known) == len(cookies) and known.isdisjoint(tail.tolist()):
+            return batch
+        keep = ~np.isin(cookies, tail)
         ordered = np.argsort(cookies, kind="stable")
         again = cookies[ordered][1:] == cookies[ordered][:-1]
         keep[ordered[1:][again]] = False
-        self._cookies_before = cookies[-COOKIES_KEPT:]
         self.duplicates += int(len(keep) - keep.sum())
         return batch.take(keep)
 
