@@ -220,6 +220,7 @@ def main() -> None:
     namespace.die_with_parent(lambda: None)  # the workers die in turn; repaired sockets and TIME_WAIT leave no orphan
     namespace.raise_descriptor_limit()
     namespace.run_ip(*_LINKS)
+    namespace.await_ipv6_address(IPv6Address("fd77::1"))
     namespace.write_sysctls(_SYSCTLS)
     holder = Holder(arguments.count, arguments.mix, arguments.family, arguments.seed)
     by_state = holder.await_exactly()

@@ -13,7 +13,9 @@ import signal
 import socket
 import struct
 import subprocess
+import time
 from collections import Counter
+from ipaddress import IPv6Address
 from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -34,6 +36,7 @@ NLM_F_ACK = 0x4
 NLM_F_DUMP = 0x300
 ALL_STATES = 0xFFFFFFFF  # with bit 13, TCPF_BOUND_INACTIVE
 
+_PATIENCE_S = 10.0
 _NLMSGHDR = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBBxI48s")  # struct inet_diag_req_v2
 _MESSAGE = struct.Struct("=BBBB48sIIIII")  # struct inet_diag_msg
@@ -92,6 +95,18 @@ def write_sysctls(values: Mapping[str, str | int]) -> None:
 def run_ip(*commands: str) -> None:
     """Run commands of ip(8), all in one process."""
     subprocess.run(("ip", "-batch", "-"), input="\n".join(commands), text=True, check=True)
+
+
+def await_ipv6_address(address: IPv6Address) -> None:
+    """Wait until packets for `address` are delivered: a kernel worker adds the local route, even with nodad."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        with open("/proc/net/ipv6_route", encoding="ascii") as routes:
+            if any(line.startswith(f"{address.packed.hex()} 80 ") for line in routes):
+                return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no local route for {address}")
+        time.sleep(0.001)
 
 
 class Row(NamedTuple):

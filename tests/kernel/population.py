@@ -66,6 +66,7 @@ def _enter_namespace(sysctls: dict[str, str | int]) -> None:
         f"route add 10.0.0.0/8 via {GATEWAY_IPV4}",
         f"route add fd77::/64 via {GATEWAY_IPV6}",
     )
+    namespace.await_ipv6_address(NEAR_IPV6)
     namespace.write_sysctls(_SYSCTLS | sysctls)
 
 
