@@ -97,14 +97,14 @@ class Stream:
     def _read_recording(self, path: str) -> Iterator[Batch]:
         from finwait.sources.recording import open_recording
 
-        readers, found = open_recording(path)
         provenance = self.provenance
-        provenance.source, provenance.host = found.source, found.host
-        provenance.taken_from, provenance.taken_to = found.taken_from, found.taken_to
-        for notice in found.notices:
-            provenance.add_notice(notice)
-        for reader in readers:
-            with reader:
+        with open_recording(path) as recording:
+            found = recording.provenance
+            provenance.source, provenance.host = found.source, found.host
+            provenance.taken_from, provenance.taken_to = found.taken_from, found.taken_to
+            for notice in found.notices:
+                provenance.add_notice(notice)
+            for reader in recording.readers:
                 yield from self._read(reader)
 
     def _read_host(self) -> Iterator[Batch]:

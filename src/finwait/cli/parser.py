@@ -45,7 +45,7 @@ class CommandParser(argparse.ArgumentParser):
         if "--" in words:
             at = words.index("--")
             words, behind = words[:at], words[at + 1 :]
-        options, unknown = self.parse_known_intermixed_args(words)
+        options, unknown = self.parse_known_intermixed_args(_join_order(words))
         if unknown:
             raise self._unknown_option(unknown[0])
         options.filter = [*options.filter, *behind]
@@ -62,6 +62,17 @@ class CommandParser(argparse.ArgumentParser):
                 "unknown option {word}; 'finwait {command} --help' lists what there is", word=name, command=self.command
             )
         return UsageError("unknown option {word}; did you mean {nearest}?", word=name, nearest=near[0])
+
+
+def _join_order(words: Sequence[str]) -> list[str]:
+    """`--sort -column` as one word: argparse would take the value for an option."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == "--sort" and word.startswith("-"):
+            joined[-1] = f"--sort={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _help_formatter(prog: str) -> argparse.HelpFormatter:

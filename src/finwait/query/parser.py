@@ -101,6 +101,8 @@ class _FilterParser:
                 states = (states or frozenset()) | named
             else:
                 states = (ALL_STATES if states is None else states) - named
+        if states is not None and not states:
+            raise UsageError("'state' and 'exclude' leave no state: {text}", text=self.text)
         return ALL_STATES if states is None else states
 
     def _parse_state_word(self, word: Word) -> frozenset[TcpState]:

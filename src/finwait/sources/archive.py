@@ -13,7 +13,7 @@ import time
 from finwait.errors import ParseError, SourceError, UsageError
 from finwait.sources.bindings import read_interface_names
 from finwait.sources.namespaces import Place, open_inside
-from finwait.sources.recording import RawDumpReader, strip_done
+from finwait.sources.recording import RawDumpReader, Recording, strip_done
 from finwait.table.snapshot import Netns, Notice, Provenance
 from finwait.text.messages import mark
 from finwait.version import __version__
@@ -37,12 +37,16 @@ NOT_AN_ARCHIVE = mark("{path} is a zip archive but no recording of finwait: {rea
 INCOMPLETE = mark("the recording says of itself that it is not complete: {code}")
 
 
-def open_archive(file: BinaryIO, name: str) -> tuple[list[Reader], Provenance]:
-    """Readers of the archive's namespaces. Raises ParseError where it is none, or not whole."""
+def open_archive(file: BinaryIO, name: str) -> Recording:
+    """The archive in `file`. Raises ParseError where it is none, or not whole."""
     from zipfile import BadZipFile, ZipFile
 
     try:
         archive = ZipFile(file)
+    except (BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        file.close()
+        raise ParseError(NOT_AN_ARCHIVE, path=name, reason=str(error)[:200]) from error
+    try:
         manifest = json.loads(archive.read("manifest.json"))
         if manifest["schema"] != SCHEMA:
             raise ParseError("{path} has schema {schema}, finwait reads {known}", path=name, schema=str(manifest["schema"]),
@@ -54,8 +58,10 @@ def open_archive(file: BinaryIO, name: str) -> tuple[list[Reader], Provenance]:
             arguments = {"code": str(warning["code"])}
             provenance.add_notice(Notice("recorded_incomplete", INCOMPLETE, missing="sockets", arguments=arguments))
     except (BadZipFile, KeyError, TypeError, ValueError, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+        archive.close()
+        file.close()
         raise ParseError(NOT_AN_ARCHIVE, path=name, reason=str(error)[:200]) from error
-    return readers, provenance
+    return Recording(readers, provenance, (archive, file))
 
 
 def _text(value: object) -> str | None:

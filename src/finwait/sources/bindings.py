@@ -27,18 +27,42 @@ def read_interface_names(place: Place) -> dict[int, str]:
 def read_bindings(place: Place, roots: Roots, *, devices: bool, cgroups: Sequence[str], port_range: bool) -> Bindings:
     """What a filter asks for, looked up inside `place`. Raises SourceError for a cgroup that is not there."""
     index_by_interface = {name: index for index, name in read_interface_names(place).items()} if devices else {}
-    cgroup_id_by_path = {path: read_cgroup_id(path) for path in cgroups}
+    cgroup_id_by_path = {path: read_cgroup_id(path, roots) for path in cgroups}
     found = read_port_range(place, roots) if port_range else None
     return Bindings(index_by_interface, cgroup_id_by_path, found)
 
 
-def read_cgroup_id(path: str) -> int:
-    """The id of the cgroup v2 directory at `path`, which is its inode number. Raises SourceError."""
+def read_cgroup_id(path: str, roots: Roots) -> int:
+    """The id of the cgroup v2 directory at `path`, which is its inode number. The path is whole or, as ss prints it,
+    below the mount point. Raises SourceError where no cgroup v2 directory is there.
+    """  # fmt: skip
+    mounts = [roots.cgroup] if roots.cgroup is not None else find_cgroup2_mounts(roots)
+    devices = {_device(mount) for mount in mounts} - {None}
+    for candidate in (path, *(f"{mount}/{path}" for mount in mounts)):
+        try:
+            found = os.stat(candidate)
+        except (OSError, ValueError):
+            continue
+        if found.st_dev in devices:
+            return found.st_ino
+    raise SourceError("there is no cgroup v2 directory '{path}'", path=path)
+
+
+def _device(path: str) -> int | None:
     try:
-        return os.stat(path).st_ino
-    except (OSError, ValueError) as error:
-        reason = os.strerror(getattr(error, "errno", None) or 2)
-        raise SourceError("there is no cgroup at '{path}': {reason}", path=path, reason=reason) from error
+        return os.stat(path).st_dev
+    except OSError:
+        return None
+
+
+def find_cgroup2_mounts(roots: Roots) -> list[str]:
+    """Where cgroup v2 is mounted, often /sys/fs/cgroup or /sys/fs/cgroup/unified (man 5 proc, mountinfo)."""
+    try:
+        lines = _read_text(f"{roots.proc}/self/mountinfo").splitlines()
+    except OSError:
+        return []
+    fields = [line.partition(" - ") for line in lines]
+    return [before.split()[4] for before, _, behind in fields if behind.split()[:1] == ["cgroup2"]]
 
 
 def read_port_range(place: Place, roots: Roots) -> tuple[int, int] | None:
@@ -52,5 +76,5 @@ def read_port_range(place: Place, roots: Roots) -> tuple[int, int] | None:
 
 
 def _read_text(path: str) -> str:
-    with open(path, encoding="ascii") as file:
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
         return file.read()

@@ -119,7 +119,7 @@ def decode_buffer(
         positions = np.flatnonzero(parsed.lengths == length)
         width = align(length) // 4
         starts = parsed.offsets[positions] // 4
-        if len(starts) == int(starts[-1] - starts[0]) // width + 1:  # they follow one another: no copy
+        if int(starts[-1] - starts[0]) == (len(starts) - 1) * width:  # they follow one another: no copy
             matrix = words[int(starts[0]) : int(starts[0]) + len(starts) * width].reshape(-1, width)
         else:
             matrix = words[starts[:, None] + np.arange(width)]

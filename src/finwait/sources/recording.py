@@ -29,11 +29,18 @@ from finwait.wire.text_kind import detect_text_kind
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from typing import BinaryIO
+    from typing import BinaryIO, Protocol
 
     from finwait.table.batch import Batch
     from finwait.table.request import Request
     from finwait.wire.records import SocketRecord
+
+    class Closable(Protocol):
+        """Whatever has to be closed."""
+
+        def close(self) -> None:
+            """Close it."""
+
 
 SAMPLE_BYTES = 1 << 16
 CUT = mark("the recording ends in the middle of a socket; what stands before was read")
@@ -44,8 +51,26 @@ NOT_A_RECORDING = mark(
 )
 
 
-def open_recording(path: str) -> tuple[list[Reader], Provenance]:
-    """Readers of the namespaces in the recording at `path` (``-``: standard input), its kind found by looking at it.
+class Recording:
+    """An open recording: a reader for each of its namespaces, and what it tells of itself. A context manager."""
+
+    __slots__ = ("_files", "provenance", "readers")
+
+    def __init__(self, readers: Sequence[Reader], provenance: Provenance, files: Sequence[Closable]) -> None:
+        self.readers = tuple(readers)
+        self.provenance = provenance
+        self._files = tuple(files)
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in (*self.readers, *self._files):
+            file.close()
+
+
+def open_recording(path: str) -> Recording:
+    """The recording at `path` (``-``: standard input), its kind found by looking at it.
 
     Raises SourceError where it cannot be opened, ParseError where it is none.
     """
@@ -63,14 +88,14 @@ def open_recording(path: str) -> tuple[list[Reader], Provenance]:
         return open_archive(file, name)
     provenance = Provenance("recording")
     if _is_raw_dump(sample):
-        return [RawDumpReader(file, Netns(), {})], provenance
+        return Recording([RawDumpReader(file, Netns(), {})], provenance, [])
     kind = detect_text_kind(sample.decode("utf-8", "surrogateescape"))
     if kind is None:
         file.close()
         if not sample.strip():
             raise ParseError("{path} is empty", path=name)
         raise ParseError(NOT_A_RECORDING, path=name, excerpt=sample[:16].hex(" "))
-    return [TextReader(file, kind)], provenance
+    return Recording([TextReader(file, kind)], provenance, [])
 
 
 def _seekable_input() -> BinaryIO:

@@ -42,7 +42,7 @@ def _numbers(values: Array, _: tuple[str, ...]) -> list[Cell]:
     return values.tolist()  # type: ignore[no-any-return]
 
 
-def _by_number(name_of: Callable[[int], str | None]) -> Callable[[Array, tuple[str, ...]], list[Cell]]:
+def _by_number(name_of: Callable[[int], str]) -> Callable[[Array, tuple[str, ...]], list[Cell]]:
     def texts(values: Array, _: tuple[str, ...]) -> list[Cell]:
         name_by_number = {number: name_of(number) for number in np.unique(values).tolist()}
         return [name_by_number[number] for number in values.tolist()]
@@ -51,17 +51,22 @@ def _by_number(name_of: Callable[[int], str | None]) -> Callable[[Array, tuple[s
 
 
 def _dictionary_texts(values: Array, dictionary: tuple[str, ...]) -> list[Cell]:
-    return [dictionary[code] if code < len(dictionary) else None for code in values.tolist()]
+    return [dictionary[code] if 0 <= code < len(dictionary) else None for code in values.tolist()]
 
 
 def _state_token(number: int) -> str:
     return _STATE_TOKENS.get(number, str(number))
 
 
+def _family_name(number: int) -> str:
+    return FAMILY_NAMES.get(number, str(number))
+
+
+# the machine word of a number, by kind; a number that is not known stays a number
+NAME_OF: dict[str, Callable[[int], str]] = {STATE: _state_token, FAMILY: _family_name, TIMER: timer_name}
+
 _SIMPLE: dict[str, Callable[[Array, tuple[str, ...]], list[Cell]]] = {
-    STATE: _by_number(_state_token),
-    FAMILY: _by_number(FAMILY_NAMES.get),
-    TIMER: _by_number(timer_name),
+    **{kind: _by_number(name_of) for kind, name_of in NAME_OF.items()},
     TEXT: _dictionary_texts,
     BOOL: _numbers,
 }
