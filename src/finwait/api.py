@@ -101,7 +101,12 @@ def _request(ip: int | None, netns: str | Sequence[str], proc: str, *, all_netns
 
 
 def question(
-    request: Request, wanted: Filter | None, *, source: str = "auto", read: str | None = None, recorder: Recorder | None = None
+    request: Request,
+    wanted: Filter | None,
+    *,
+    source: str = "auto",
+    read: str | None = None,
+    recorder: Recorder | None = None,
 ) -> Question:
     """The question that a command or a function asks."""
     from finwait.monitor import Question

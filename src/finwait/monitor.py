@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 MARKS_NOT_VISIBLE = mark("fwmarks cannot be seen; every socket was taken to have mark 0")
 MARKS_REMEDY = mark("CAP_NET_ADMIN, with sock_diag")
-AUTOBOUND_HALF = mark("whether a port was chosen by the kernel could not be asked; autobound tested the port's range only")
+AUTOBOUND_HALF = mark(
+    "whether a port was chosen by the kernel could not be asked; autobound tested the port's range only"
+)
 
 
 class Question:
@@ -51,7 +53,9 @@ class Question:
         recorder: Recorder | None = None,
     ) -> None:
         if read is not None and (recorder is not None or request.netns or request.all_netns or source != "auto"):
-            raise UsageError("--read answers from a recording; it does not go with -N, --all-netns, --source or --record")
+            raise UsageError(
+                "--read answers from a recording; it does not go with -N, --all-netns, --source or --record"
+            )
         if recorder is not None and source == "proc":
             raise UsageError("--record keeps what sock_diag says; it does not go with --source proc")
         self.request = request
@@ -89,7 +93,13 @@ class Stream:
         elif not self._closed_seen:
             arguments = {"source": provenance.source}
             provenance.add_notice(
-                Notice("closed_not_visible", CLOSED_NOT_VISIBLE, missing="closed", remedy=CLOSED_REMEDY, arguments=arguments)
+                Notice(
+                    "closed_not_visible",
+                    CLOSED_NOT_VISIBLE,
+                    missing="closed",
+                    remedy=CLOSED_REMEDY,
+                    arguments=arguments,
+                )
             )
 
     # -- where from

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections import Counter
@@ -146,9 +147,8 @@ def test_a_recording_has_the_same_rows_in_every_column(mixed: Population, tmp_pa
 def test_ss_reads_the_recording(mixed: Population, tmp_path: Path) -> None:
     path = str(tmp_path / "x.diag")
     output_of("count", "--record", path, held=mixed)
-    by_file = subprocess.run(
-        ("ss", "-tan"), env={"TCPDIAG_FILE": path, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, capture_output=True, text=True, check=True
-    ).stdout  # fmt: skip
+    environment = {**os.environ, "TCPDIAG_FILE": path}
+    by_file = subprocess.run(("ss", "-tan"), env=environment, capture_output=True, text=True, check=True).stdout
     live = [line.split()[:5] for line in mixed.run("ss", "-tanH").splitlines()]
     closed = asked(mixed)[TcpState.CLOSE]
     read = [line.split()[:5] for line in by_file.splitlines()[1:]]
@@ -184,7 +184,9 @@ def test_pasted_text_has_the_same_addresses_and_ports(mixed: Population, command
 
 def test_mapped_connections_are_shown_as_ipv4(mixed: Population) -> None:
     rows = json.loads(
-        output_of("list", "--columns", "family,ip_version,local_address,peer", "--json", "state", "established", held=mixed)
+        output_of(
+            "list", "--columns", "family,ip_version,local_address,peer", "--json", "state", "established", held=mixed
+        )
     )["rows"]
     mapped = [row for row in rows if row["family"] == "inet6" and row["ip_version"] == 4]
     assert len(mapped) == mixed.spec.count_by_state("mapped")[TcpState.ESTABLISHED]
@@ -201,7 +203,9 @@ def test_cookies_are_those_that_the_holder_got_from_so_cookie(mixed: Population)
 
 def test_a_listeners_queue_is_told_under_its_own_name(mixed: Population) -> None:
     rows = json.loads(
-        output_of("list", "-l", "--columns", "recv_q,send_q,accept_queue_length,accept_queue_limit", "--json", held=mixed)
+        output_of(
+            "list", "-l", "--columns", "recv_q,send_q,accept_queue_length,accept_queue_limit", "--json", held=mixed
+        )
     )["rows"]
     assert len(rows) == asked(mixed)[TcpState.LISTEN]
     assert {(row["recv_q"], row["send_q"]) for row in rows} == {(None, None)}
@@ -242,7 +246,9 @@ def test_groups_by_family_and_state_are_the_spec(mixed: Population) -> None:
 
 
 def test_a_sorted_list_is_in_order_and_complete(mixed: Population) -> None:
-    rows = json.loads(output_of("list", "--sort", "-local_port,state", "--columns", "local_port,state", "--json", held=mixed))["rows"]
+    rows = json.loads(
+        output_of("list", "--sort", "-local_port,state", "--columns", "local_port,state", "--json", held=mixed)
+    )["rows"]
     order = [state.token for state in LIFE_ORDER]
     keys = [(-row["local_port"], order.index(row["state"])) for row in rows]
     assert keys == sorted(keys)

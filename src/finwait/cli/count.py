@@ -6,7 +6,14 @@ import os
 import sys
 
 from finwait.api import column_names, count_for, parse
-from finwait.cli.parser import CommandParser, add_filter, add_output_options, add_source_options, request_of, whole_number
+from finwait.cli.parser import (
+    CommandParser,
+    add_filter,
+    add_output_options,
+    add_source_options,
+    request_of,
+    whole_number,
+)
 from finwait.errors import UsageError
 from finwait.text.messages import mark, translate
 
@@ -27,9 +34,23 @@ def build_parser() -> CommandParser:
     add_filter(parser)
     add_source_options(parser)
     group = parser.add_argument_group(translate(mark("grouping")))
-    group.add_argument("--by", default="state", metavar="COLUMN[,COLUMN]", help=translate(mark("group by these columns (default: state)")))
-    group.add_argument("--top", type=whole_number, metavar="N", help=translate(mark("show the N largest groups and fold the rest into other")))
-    group.add_argument("--sort", metavar="[-]COLUMN[,...]", help=translate(mark("order of the groups: count or columns of --by, - for descending")))
+    group.add_argument(
+        "--by",
+        default="state",
+        metavar="COLUMN[,COLUMN]",
+        help=translate(mark("group by these columns (default: state)")),
+    )
+    group.add_argument(
+        "--top",
+        type=whole_number,
+        metavar="N",
+        help=translate(mark("show the N largest groups and fold the rest into other")),
+    )
+    group.add_argument(
+        "--sort",
+        metavar="[-]COLUMN[,...]",
+        help=translate(mark("order of the groups: count or columns of --by, - for descending")),
+    )
     add_output_options(parser, STYLES)
     return parser
 

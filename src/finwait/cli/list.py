@@ -7,7 +7,12 @@ import sys
 
 from finwait.api import DEFAULT_COLUMNS, column_names, open_stream, parse, question
 from finwait.cli.parser import (
-    CommandParser, add_filter, add_output_options, add_source_options, request_of, whole_number,
+    CommandParser,
+    add_filter,
+    add_output_options,
+    add_source_options,
+    request_of,
+    whole_number,
 )  # fmt: skip
 from finwait.text.messages import mark, translate
 
@@ -25,7 +30,17 @@ STYLES = ("finwait", "ss")
 TIMER_COLUMNS = ("timer", "expires_ms", "retransmits")
 INFO_COLUMNS = ("congestion", "rtt_us", "rttvar_us", "rto_us", "snd_cwnd", "unacked", "retrans", "total_retrans",
                 "bytes_sent", "bytes_received", "last_data_sent_ms", "last_data_recv_ms")  # fmt: skip
-MEMORY_COLUMNS = ("rmem_alloc", "rcvbuf", "wmem_alloc", "sndbuf", "fwd_alloc", "wmem_queued", "optmem", "backlog", "drops")
+MEMORY_COLUMNS = (
+    "rmem_alloc",
+    "rcvbuf",
+    "wmem_alloc",
+    "sndbuf",
+    "fwd_alloc",
+    "wmem_queued",
+    "optmem",
+    "backlog",
+    "drops",
+)
 # ss has one pair of columns for the queues of connections and of listeners
 SS_COLUMNS = ("state", "recv_q", "send_q", "local", "peer")
 SS_TITLES = ("State", "Recv-Q", "Send-Q", "Local Address:Port", "Peer Address:Port")
@@ -37,15 +52,39 @@ def build_parser() -> CommandParser:
     add_filter(parser)
     add_source_options(parser)
     group = parser.add_argument_group(translate(mark("columns and rows")))
-    group.add_argument("--columns", metavar="COLUMN[,COLUMN]", help=translate(mark("show these columns; +COLUMN[,COLUMN] adds to the usual ones")))
-    group.add_argument("-o", "--options", dest="timers", action="store_true", help=translate(mark("also the timer, when it fires, and retransmits")))
-    group.add_argument("-i", "--info", action="store_true", help=translate(mark("also round-trip time, congestion window, retransmits and traffic (tcp_info)")))
+    group.add_argument(
+        "--columns",
+        metavar="COLUMN[,COLUMN]",
+        help=translate(mark("show these columns; +COLUMN[,COLUMN] adds to the usual ones")),
+    )
+    group.add_argument(
+        "-o",
+        "--options",
+        dest="timers",
+        action="store_true",
+        help=translate(mark("also the timer, when it fires, and retransmits")),
+    )
+    group.add_argument(
+        "-i",
+        "--info",
+        action="store_true",
+        help=translate(mark("also round-trip time, congestion window, retransmits and traffic (tcp_info)")),
+    )
     group.add_argument("-m", "--memory", action="store_true", help=translate(mark("also the socket's memory")))
     group.add_argument("-l", "--listening", action="store_true", help=translate(mark("listeners only")))
-    group.add_argument("-a", "--all", action="store_true", help=translate(mark("every state; this is the default, the letter is for fingers used to ss")))
-    group.add_argument("-n", "--numeric", action="store_true", help=translate(mark("numbers for addresses and ports; likewise")))
+    group.add_argument(
+        "-a",
+        "--all",
+        action="store_true",
+        help=translate(mark("every state; this is the default, the letter is for fingers used to ss")),
+    )
+    group.add_argument(
+        "-n", "--numeric", action="store_true", help=translate(mark("numbers for addresses and ports; likewise"))
+    )
     group.add_argument("-t", "--tcp", action="store_true", help=translate(mark("TCP; likewise")))
-    group.add_argument("--sort", metavar="[-]COLUMN[,...]", help=translate(mark("order by these columns, - for descending")))
+    group.add_argument(
+        "--sort", metavar="[-]COLUMN[,...]", help=translate(mark("order by these columns, - for descending"))
+    )
     group.add_argument("--limit", type=whole_number, metavar="N", help=translate(mark("at most N rows")))
     add_output_options(parser, STYLES)
     return parser

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from finwait.query.expression import (
-    AutoboundTest, CgroupTest, Comparison, DeviceTest, HostTest, MarkTest,
+    AutoboundTest,
+    CgroupTest,
+    Comparison,
+    DeviceTest,
+    HostTest,
+    MarkTest,
 )  # fmt: skip
 from finwait.table.bindings import Bindings
 from finwait.table.columns import COLUMN_BY_NAME, TEXT

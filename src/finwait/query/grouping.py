@@ -58,7 +58,11 @@ def order_of_cell(cell: Cell) -> tuple[int, float, str]:
 def _key_bytes(batch: Batch, name: str) -> Array:
     """The column as (n, k) bytes that are equal where the cells are: nulls are zeros with a mark in front."""
     data: ColumnData = batch.column(name)
-    values = data.values if data.values.ndim == 2 else np.ascontiguousarray(data.values).view(np.uint8).reshape(batch.length, -1)
+    values = (
+        data.values
+        if data.values.ndim == 2
+        else np.ascontiguousarray(data.values).view(np.uint8).reshape(batch.length, -1)
+    )
     if data.valid is None:
         return values.astype(np.uint8, copy=False)
     marked = np.where(data.valid[:, None], values, 0).astype(np.uint8)
@@ -71,5 +75,3 @@ def fold_small_groups(groups: list[Group], top: int | None) -> tuple[list[Group]
         return groups, None, None
     folded = groups[top:]
     return groups[:top], sum(group.count for group in folded), len(folded)
-
-

@@ -10,14 +10,39 @@ from __future__ import annotations
 
 from finwait.errors import Phrase, UsageError
 from finwait.query.expression import (
-    AutoboundTest, CgroupTest, Comparison, DeviceTest, Filter, HostTest, MarkTest, Node,
+    AutoboundTest,
+    CgroupTest,
+    Comparison,
+    DeviceTest,
+    Filter,
+    HostTest,
+    MarkTest,
+    Node,
 )  # fmt: skip
 from finwait.query.hosts import parse_host, parse_integer, parse_port
 from finwait.query.words import (
-    AND_WORDS, NOT_WORDS, OPERATOR_BY_WORD, OR_WORDS, STATE_WORDS, TEST_WORDS, Word, split_words,
+    AND_WORDS,
+    NOT_WORDS,
+    OPERATOR_BY_WORD,
+    OR_WORDS,
+    STATE_WORDS,
+    TEST_WORDS,
+    Word,
+    split_words,
 )  # fmt: skip
 from finwait.table.columns import (
-    ADDRESS, BOOL, COLUMN_BY_NAME, ENDPOINT, FAMILY, PORT, STATE, TEXT, TIMER, TIMER_NAMES, Column, fold_name,
+    ADDRESS,
+    BOOL,
+    COLUMN_BY_NAME,
+    ENDPOINT,
+    FAMILY,
+    PORT,
+    STATE,
+    TEXT,
+    TIMER,
+    TIMER_NAMES,
+    Column,
+    fold_name,
     parse_timer,
 )  # fmt: skip
 from finwait.tcp.state import ALL_STATES, TcpState, is_state_word, parse_states

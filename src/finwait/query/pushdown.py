@@ -7,7 +7,13 @@ filter. Whoever asked checks every row again.
 from __future__ import annotations
 
 from finwait.query.expression import (
-    AutoboundTest, CgroupTest, Comparison, DeviceTest, HostTest, MarkTest, Node,
+    AutoboundTest,
+    CgroupTest,
+    Comparison,
+    DeviceTest,
+    HostTest,
+    MarkTest,
+    Node,
 )  # fmt: skip
 from finwait.wire import diag_filter
 from finwait.wire.diag_filter import Branch, Condition, assemble

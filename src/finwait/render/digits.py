@@ -28,13 +28,13 @@ _EIGHT = np.uint64(8)
 def _shift(words: Array, characters: Array) -> Array:
     """`words` moved behind `characters` others (0 to 8); a shift by 64 bits is undefined, two by 32 are not."""
     half = characters * np.uint64(4)
-    return words << half << half
+    return np.asarray(words << half << half)
 
 
 def _unshift(words: Array, characters: Array) -> Array:
     """What of `words` did not fit behind `characters` others in eight."""
     half = (_EIGHT - characters) * np.uint64(4)
-    return words >> half >> half
+    return np.asarray(words >> half >> half)
 
 
 @cache

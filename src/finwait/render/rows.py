@@ -48,7 +48,9 @@ class RowRenderer:
         self.columns = tuple(columns)
         self.encoding = encoding
         self.titles = [COLUMN_BY_NAME[name].title for name in columns] if titles is None else list(titles)
-        self.widths = [max(len(title), _LEAST_WIDTH.get(name, 0)) for name, title in zip(columns, self.titles, strict=True)]
+        self.widths = [
+            max(len(title), _LEAST_WIDTH.get(name, 0)) for name, title in zip(columns, self.titles, strict=True)
+        ]
         self._as_ss = spelling == "ss"
         self._states = _state_table(spelling)
 
@@ -103,7 +105,9 @@ class RowRenderer:
         if column.kind == STATE:
             return self._states[data.values]
         if column.kind in {NUMBER, PORT}:
-            block = right_aligned_numbers(np.where(data.valid, data.values, 0) if data.valid is not None else data.values)
+            block = right_aligned_numbers(
+                np.where(data.valid, data.values, 0) if data.valid is not None else data.values
+            )
             return _with_dashes(block, data, right=True)
         if column.kind == TEXT:
             return self._texts(data)
@@ -164,7 +168,7 @@ class RowRenderer:
 
     def _other_endpoints(self, batch: Batch, address_name: str, port_name: str, *, local: bool) -> Array:
         address, family = batch.column(address_name), batch.column("family").values
-        hosts = self._hosts(address.values, family)
+        hosts: Array = self._hosts(address.values, family)
         hosts = hosts if address.valid is None else np.where(address.valid, hosts, b"?")
         device = self._devices(batch) if local else None
         if self._as_ss:
@@ -172,11 +176,13 @@ class RowRenderer:
             hosts = hosts if device is None else np.strings.add(hosts, device)
         else:
             hosts = _bracketed(hosts if device is None else np.strings.add(hosts, device))
-        port = batch.column(port_name)
+        return _joined(hosts, self._ports(batch.column(port_name)))
+
+    @staticmethod
+    def _ports(port: ColumnData) -> Array:
         table = np.asarray([b"*", *(str(number).encode() for number in np.unique(port.values).tolist() if number)])
-        ports = table[np.searchsorted(np.unique(np.append(port.values, 0)), port.values)]
-        ports = ports if port.valid is None else np.where(port.valid, ports, b"?")
-        return np.strings.add(np.strings.add(hosts, b":"), ports)
+        ports: Array = table[np.searchsorted(np.unique(np.append(port.values, 0)), port.values)]
+        return ports if port.valid is None else np.where(port.valid, ports, b"?")
 
     def _hosts(self, addresses: Array, family: Array) -> Array:
         keys = np.ascontiguousarray(np.concatenate([addresses, family[:, None]], axis=1)).view("V17")[:, 0]
@@ -227,6 +233,10 @@ def _with_dashes(block: Array, data: ColumnData, *, right: bool) -> Array:
     dash = np.full(block.shape[1], BLANK, dtype=np.uint8)
     dash[-1 if right else 0] = ord("-")
     return np.where(data.valid[:, None], block, dash)
+
+
+def _joined(hosts: Array, ports: Array) -> Array:
+    return np.strings.add(np.strings.add(hosts, b":"), ports)
 
 
 def _bracketed(hosts: Array) -> Array:

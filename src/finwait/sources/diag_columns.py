@@ -14,10 +14,21 @@ from finwait.table.columns import COLUMN_BY_NAME, TEXT
 from finwait.tcp.state import NEW_SYN_RECV, TcpState
 from finwait.wire import inet_diag
 from finwait.wire.netlink import (
-    NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, TRUNCATED, align, excerpt_of, parse_attributes, parse_errno,
+    NLM_F_DUMP_INTR,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    TRUNCATED,
+    align,
+    excerpt_of,
+    parse_attributes,
+    parse_errno,
 )  # fmt: skip
 from finwait.wire.tcp_info import (
-    NO_MIN_RTT, SK_MEMINFO_FIELDS, TCP_INFINITE_SSTHRESH, TCP_INFO_FIELDS, UNLIMITED_RATE,
+    NO_MIN_RTT,
+    SK_MEMINFO_FIELDS,
+    TCP_INFINITE_SSTHRESH,
+    TCP_INFO_FIELDS,
+    UNLIMITED_RATE,
 )  # fmt: skip
 
 TYPE_CHECKING = False
@@ -108,12 +119,12 @@ def _uniform_rows(words: memoryview) -> int:
 def decode_buffer(
     buffer: memoryview, parsed: DiagBuffer, wanted: Sequence[str], interface_names: Mapping[int, str]
 ) -> Batch:
-    """The sockets of `buffer` as a batch with the columns `wanted` and always the cookie.
+    """The sockets of `buffer` as a batch with the columns `wanted` and always cookie and state.
 
     interface_names: name by index in the namespace that the dump comes from. Raises ParseError for broken attributes.
     """
     rows = len(parsed.offsets)
-    builder = _Builder(rows, (*wanted, "cookie"))
+    builder = _Builder(rows, (*wanted, "cookie", "state"))
     words = np.frombuffer(buffer[: len(buffer) & ~3], dtype=np.uint32)
     for length in np.unique(parsed.lengths).tolist():
         positions = np.flatnonzero(parsed.lengths == length)

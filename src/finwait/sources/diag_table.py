@@ -7,8 +7,14 @@ import numpy as np
 from finwait.errors import SourceError
 from finwait.sources.diag_columns import DiagBuffer, decode_buffer
 from finwait.sources.sock_diag import (
-    ATTEMPTS, END_MISSING, raise_for_errno, receive_into, send_request, walk_notice,
+    ATTEMPTS,
+    END_MISSING,
+    raise_for_errno,
+    receive_into,
+    send_request,
+    walk_notice,
 )  # fmt: skip
+from finwait.tcp.state import TcpState
 from finwait.wire.inet_diag import build_tcp_dump
 
 TYPE_CHECKING = False
@@ -30,20 +36,26 @@ COOKIES_KEPT = 1_000  # of the batch before: duplicates come within a few rows
 class DuplicateFilter:
     """Takes out sockets that a walk shows again: each cookie once, the first of two stays. duplicates: how many."""
 
-    __slots__ = ("_tail", "duplicates")
+    __slots__ = ("_standing", "_tail", "duplicates")
 
     def __init__(self) -> None:
         self.duplicates = 0
+        self._standing: set[int] = set()  # cookies of listeners and bound sockets, whose buckets may be long
         self._tail: Array = np.zeros(0, dtype=np.uint64)
 
     def pass_through(self, batch: Batch) -> Batch:
-        """The rows of `batch` whose cookie came neither earlier in it nor at the end of the batch before."""
+        """The rows of `batch` (with cookie and state) whose cookie did not come before: neither earlier in it, nor at the
+        end of the batch before, nor, for listeners and bound sockets, in any.
+        """  # fmt: skip
         cookies: Array = batch.column("cookie").values
+        standing = set(cookies[np.isin(batch.column("state").values, (TcpState.LISTEN, TcpState.CLOSE))].tolist())
         tail, self._tail = self._tail, cookies[-COOKIES_KEPT:]
         known = set(cookies.tolist())
-        if len(known) == len(cookies) and known.isdisjoint(tail.tolist()):
+        again_standing = standing & self._standing
+        self._standing |= standing
+        if len(known) == len(cookies) and known.isdisjoint(tail.tolist()) and not again_standing:
             return batch
-        keep = ~np.isin(cookies, tail)
+        keep = ~np.isin(cookies, np.asarray([*tail.tolist(), *again_standing], dtype=np.uint64))
         ordered = np.argsort(cookies, kind="stable")
         again = cookies[ordered][1:] == cookies[ordered][:-1]
         keep[ordered[1:][again]] = False

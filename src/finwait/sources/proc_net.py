@@ -55,7 +55,9 @@ def _open(place: Place, roots: Roots, family: int) -> int | None:
         if family == 10 and isinstance(error, FileNotFoundError):
             return None  # no IPv6
         raise NotSupported(
-            "cannot read {path}: {reason}; it needs Linux with /proc mounted", path=path, reason=os.strerror(error.errno or 0)
+            "cannot read {path}: {reason}; it needs Linux with /proc mounted",
+            path=path,
+            reason=os.strerror(error.errno or 0),
         ) from error
 
 

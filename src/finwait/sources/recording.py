@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 
-
 from finwait.errors import ParseError, SourceError
 from finwait.sources.diag_columns import DiagBuffer, decode_buffer
 from finwait.sources.diag_table import BATCH_BYTES, DuplicateFilter
@@ -109,7 +108,7 @@ def _seekable_input() -> BinaryIO:
     kept = TemporaryFile()  # noqa: SIM115 - the reader closes it
     copyfileobj(stream, kept)
     kept.seek(0)
-    return kept  # type: ignore[return-value]
+    return kept
 
 
 def _is_raw_dump(sample: bytes) -> bool:
@@ -235,5 +234,3 @@ def strip_done(datagram: memoryview) -> bytes | memoryview:
     if spans and spans[0][0] == 0 and spans[-1][1] == len(datagram) == sum(end - start for start, end in spans):
         return datagram
     return b"".join(bytes(datagram[start:end]) for start, end in spans)
-
-

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from finwait.table.columns import (
-    ADDRESS, BOOL, COLUMN_BY_NAME, ENDPOINT, ENDPOINT_PARTS, FAMILY, FAMILY_NAMES, STATE, TEXT, TIMER, timer_name,
+    ADDRESS,
+    BOOL,
+    COLUMN_BY_NAME,
+    ENDPOINT,
+    ENDPOINT_PARTS,
+    FAMILY,
+    FAMILY_NAMES,
+    STATE,
+    TEXT,
+    TIMER,
+    timer_name,
 )  # fmt: skip
 from finwait.tcp.state import TcpState
 

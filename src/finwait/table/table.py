@@ -44,7 +44,9 @@ class Connection:
         return dict(self._cells)
 
     def __repr__(self) -> str:
-        return f"Connection({', '.join(f'{name}={value!r}' for name, value in self._cells.items() if value is not None)})"
+        return (
+            f"Connection({', '.join(f'{name}={value!r}' for name, value in self._cells.items() if value is not None)})"
+        )
 
 
 class ConnectionTable:
@@ -97,5 +99,3 @@ class ConnectionTable:
 
     def __repr__(self) -> str:
         return f"ConnectionTable({len(self)} connections, columns={self.columns}, complete={self.complete})"
-
-

@@ -1,17 +1,20 @@
 """Counting states straight from receive buffers of a TCP dump: no record, no NumPy, constant memory.
 
 A buffer in which every message has one length is a matrix: `buffer[STATE::length]` is its column of states. A mixed
-buffer is read message by message. Both find duplicates: a walk that resumes inside a hash bucket may show a socket again
-(the kernel does not say so), always within a few rows, so each buffer is compared with itself and the one before.
+buffer is read message by message. Both find duplicates: a walk that resumes inside a hash bucket may show a socket again,
+and the kernel does not say so. Buckets of connections are short, so each buffer is compared with itself and the one before;
+all listeners of a port, and all sockets bound to it, stand in one bucket of any length, so their cookies are all kept.
 """
 
 from __future__ import annotations
 
 from finwait.errors import ParseError
+from finwait.tcp.state import TcpState
 from finwait.wire.inet_diag import ATTRIBUTES, COOKIE, STATE, TCPDIAG_GETSOCK
 from finwait.wire.netlink import NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, TRUNCATED, excerpt_of, parse_errno
 
 _COOKIE_WORD = COOKIE // 4
+_STANDING = frozenset({TcpState.LISTEN, TcpState.CLOSE})
 
 
 class DiagCensus:
@@ -21,7 +24,17 @@ class DiagCensus:
     once). done: the end of the dump was read; errno: what it said (0 for none). interrupted: NLM_F_DUMP_INTR was seen.
     """
 
-    __slots__ = ("_before", "_cookies_before", "_states", "counts", "done", "duplicates", "errno", "interrupted")
+    __slots__ = (
+        "_before",
+        "_cookies_before",
+        "_standing",
+        "_states",
+        "counts",
+        "done",
+        "duplicates",
+        "errno",
+        "interrupted",
+    )
 
     def __init__(self) -> None:
         self.counts = [0] * 16
@@ -32,6 +45,7 @@ class DiagCensus:
         self._states = bytearray()
         self._before: memoryview | None = None
         self._cookies_before: set[int] = set()
+        self._standing: set[int] = set()  # cookies of listeners and bound sockets
 
     def add(self, buffer: memoryview, length: int) -> None:
         """Count the messages in ``buffer[:length]`` (writable or not, cast to bytes, at least four-byte aligned).
@@ -42,11 +56,13 @@ class DiagCensus:
         if length % 4:
             raise ParseError(TRUNCATED, offset=length & ~3, excerpt=excerpt_of(buffer, length & ~3), length=length % 4)
         words = buffer[:length].cast("I")
+        states_before = len(self._states)
         cookies = self._add_uniform(buffer, words, length)
         if cookies is None:
             cookies = self._add_mixed(buffer, words, length)
         fresh = set(cookies)
-        if len(fresh) != len(cookies) or not fresh.isdisjoint(self._cookies_before):
+        stands = not _STANDING.isdisjoint(self._states[states_before:])
+        if stands or len(fresh) != len(cookies) or not fresh.isdisjoint(self._cookies_before):
             self._take_out_duplicates(buffer[:length])
         self._cookies_before = fresh
         self._before = buffer[:length]
@@ -103,12 +119,15 @@ class DiagCensus:
         return cookies
 
     def _take_out_duplicates(self, buffer: memoryview) -> None:
-        """Uncount sockets of `buffer` whose whole cookie stands earlier in it or in the buffer before."""
+        """Uncount sockets of `buffer` whose whole cookie came before; keep those of listeners and bound sockets."""
         seen = set() if self._before is None else {cookie for cookie, _ in _cookies_and_states(self._before)}
+        standing = self._standing
         for cookie, state in _cookies_and_states(buffer):
-            if cookie in seen:
+            if cookie in seen or cookie in standing:
                 self.duplicates += 1
                 self.counts[state & 15] -= 1
+            elif state in _STANDING:
+                standing.add(cookie)
             seen.add(cookie)
 
 
