@@ -199,7 +199,7 @@ def parse_timer(word: str) -> int | None:
     folded = word.lower().replace("-", "_")
     if folded in TIMER_NAMES:
         return TIMER_NAMES.index(folded)
-    if folded.isascii() and folded.isdigit() and int(folded) < 256:
+    if folded.isascii() and folded.isdigit() and len(folded) <= 3 and int(folded) < 256:
         return int(folded)
     return _TIMER_ALIASES.get(folded)
 
