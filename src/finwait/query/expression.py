@@ -13,13 +13,16 @@ if TYPE_CHECKING:
 
 
 class Node:
-    """A part of an expression. kind: and, or, not, or the name of a test; parts: of and, or (two or more), not (one)."""
+    """A part of an expression. kind: and, or, not, or the name of a test; parts: of and, or (two or more), not (one).
+    depth: of the tree below, 1 for a test.
+    """  # fmt: skip
 
-    __slots__ = ("kind", "parts")
+    __slots__ = ("depth", "kind", "parts")
 
     def __init__(self, kind: str, *parts: Node) -> None:
         self.kind = kind
         self.parts = parts
+        self.depth = 1 + max((part.depth for part in parts), default=0)
 
     def __repr__(self) -> str:
         return (

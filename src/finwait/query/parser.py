@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     PortOfService = Callable[[str], int | None]
 
-MAX_DEPTH = 100
+MAX_DEPTH = 100  # of parentheses, `!`, and changes between `and` and `or`: each nests the tree one deeper
 _EQUALITY = ("=", "!=")
 _ORDER = ("=", "!=", "<", "<=", ">", ">=")
 _VALUE_BY_WORD = {
@@ -145,7 +145,12 @@ class _FilterParser:
             if word.is_one_of(OR_WORDS) or word.is_one_of(AND_WORDS):
                 self.next += 1
             right = self._parse_term()
-            node = Node(kind, *node.parts, right) if node.kind == kind else Node(kind, node, right)
+            if node.kind == kind:
+                node = Node(kind, *node.parts, right)
+            else:
+                node = Node(kind, node, right)
+            if node.depth > MAX_DEPTH:
+                raise self._wrong(Phrase("nested more than {depth} deep", depth=MAX_DEPTH), word)
         return node
 
     def _parse_term(self) -> Node:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NOP, JMP, S_GE, S_LE, D_GE, D_LE, AUTO, S_COND, D_COND, DEV_COND, MARK_COND, S_EQ, D_EQ, CGROUP_COND = range(14)
-MAX_BYTES = 0xFFFF - 64  # of a program, so that `no` reaches its end
+MAX_BYTES = 0xFFFF - 256  # of a program behind any operation, so that `no` reaches its end
 
 _OP = Struct("=BBH")
 _HOSTCOND = Struct("=BBxxi")  # family, prefix_len, port (-1: any), then the address
@@ -81,6 +81,8 @@ def assemble(tree: Branch) -> bytes | None:
     def emit(code: int, operand: bytes, yes: int, no: int) -> int:
         """Put one operation in front; `yes` and `no` are positions. Returns its own position."""
         nonlocal length
+        if length > MAX_BYTES:
+            raise OverflowError
         size = _OP.size + len(operand)
         far = yes != length
         if far:  # `yes` must be the next operation, or a JMP there that is taken by its `no`
@@ -101,8 +103,9 @@ def assemble(tree: Branch) -> bytes | None:
             entry = place(part, entry, no) if node.kind == "and" else place(part, yes, entry)
         return entry
 
-    entry = place(tree, 0, -4)
-    if length > MAX_BYTES:
+    try:
+        entry = place(tree, 0, -4)
+    except OverflowError:
         return None
     if entry != length:  # an empty tree: accept or reject all
         blocks.append(_OP.pack(JMP, 4, length + 4 - entry))
