@@ -22,7 +22,7 @@ class Node:
     def __init__(self, kind: str, *parts: Node) -> None:
         self.kind = kind
         self.parts = parts
-        self.depth = 1 + max((part.depth for part in parts), default=0)
+        self.depth: int = 1 + max((part.depth for part in parts), default=0)
 
     def __repr__(self) -> str:
         return (
