@@ -8,12 +8,24 @@ all listeners of a port, and all sockets bound to it, stand in one bucket of any
 
 from __future__ import annotations
 
+from struct import Struct
+
 from finwait.errors import ParseError
 from finwait.tcp.state import TcpState
 from finwait.wire.inet_diag import ATTRIBUTES, COOKIE, STATE, TCPDIAG_GETSOCK
-from finwait.wire.netlink import NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, TRUNCATED, excerpt_of, parse_errno
+from finwait.wire.netlink import (
+    NLM_F_DUMP_INTR,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    NLMSGHDR,
+    TRUNCATED,
+    align,
+    excerpt_of,
+    parse_errno,
+)
 
 _COOKIE_WORD = COOKIE // 4
+_ROW = Struct(f"=IHH{STATE - 8}xB{COOKIE - STATE - 1}xI")  # nlmsg_len, nlmsg_type, nlmsg_flags, state, low cookie word
 _STANDING = frozenset({TcpState.LISTEN, TcpState.CLOSE})
 
 
@@ -48,7 +60,7 @@ class DiagCensus:
         self._standing: set[int] = set()  # cookies of listeners and bound sockets
 
     def add(self, buffer: memoryview, length: int) -> None:
-        """Count the messages in ``buffer[:length]`` (writable or not, cast to bytes, at least four-byte aligned).
+        """Count the messages in ``buffer[:length]`` (cast to bytes, aligned to four bytes at least).
 
         The buffer must stay unchanged until the call after the next: duplicates are looked up in it.
         Raises ParseError where a message does not fit or is shorter than struct inet_diag_msg.
@@ -56,12 +68,11 @@ class DiagCensus:
         if length % 4:
             raise ParseError(TRUNCATED, offset=length & ~3, excerpt=excerpt_of(buffer, length & ~3), length=length % 4)
         words = buffer[:length].cast("I")
-        states_before = len(self._states)
-        cookies = self._add_uniform(buffer, words, length)
-        if cookies is None:
-            cookies = self._add_mixed(buffer, words, length)
+        found = self._read_uniform(bytes(buffer[:length]), words)
+        states, cookies = self._read_mixed(buffer, length) if found is None else found
+        self._states += states
         fresh = set(cookies)
-        stands = not _STANDING.isdisjoint(self._states[states_before:])
+        stands = TcpState.LISTEN in states or TcpState.CLOSE in states
         if stands or len(fresh) != len(cookies) or not fresh.isdisjoint(self._cookies_before):
             self._take_out_duplicates(buffer[:length])
         self._cookies_before = fresh
@@ -79,44 +90,54 @@ class DiagCensus:
             self.counts[state & 15] += self._states.count(state)
         self._states.clear()
 
-    def _add_uniform(self, buffer: memoryview, words: memoryview, length: int) -> list[int] | None:
-        """The low cookie words, if all messages have the first one's length and header; None without counting if not."""
+    def _read_uniform(self, data: bytes, words: memoryview) -> tuple[bytes, list[int]] | None:
+        """States and low cookie words, if all messages have the first one's length and header; None if not."""
+        length = len(data)
         step = words[0] if length >= ATTRIBUTES else 0
         if step < ATTRIBUTES or step % 4 or length % step:
             return None
         rows = length // step
-        stride = step // 4
         header = words[1]  # nlmsg_type and nlmsg_flags
         if header & 0xFFFF < TCPDIAG_GETSOCK or header >> 16 & NLM_F_DUMP_INTR:
             return None
-        if words[::stride].tolist().count(step) != rows or words[1::stride].tolist().count(header) != rows:
+        if any(data[at::step].count(data[at]) != rows for at in range(8)):
             return None
-        self._states += buffer[STATE:length:step].tobytes()
-        cookies: list[int] = words[_COOKIE_WORD::stride].tolist()
-        return cookies
+        return data[STATE::step], words[_COOKIE_WORD :: step // 4].tolist()
 
-    def _add_mixed(self, buffer: memoryview, words: memoryview, length: int) -> list[int]:
-        cookies = []
-        states = self._states
+    def _read_mixed(self, buffer: memoryview, length: int) -> tuple[bytearray, list[int]]:
+        """The same message by message, and what is no socket: the end, an error."""
+        cookies: list[int] = []
+        states = bytearray()
+        read, add_state, add_cookie = _ROW.unpack_from, states.append, cookies.append
         at = 0
+        while length - at >= ATTRIBUTES:
+            size, kind, flags, state, cookie = read(buffer, at)
+            if kind < TCPDIAG_GETSOCK or size < ATTRIBUTES or size > length - at or flags & NLM_F_DUMP_INTR:
+                at += self._read_control(buffer, at, length)
+                if kind < TCPDIAG_GETSOCK:
+                    continue
+            else:
+                at += (size + 3) & ~3
+            add_state(state)
+            add_cookie(cookie)
         while at < length:
-            word = at >> 2
-            size = words[word]
-            if length - at < 16 or size < 16 or size > length - at:
-                raise ParseError(TRUNCATED, offset=at, excerpt=excerpt_of(buffer, at), length=size)
-            header = words[word + 1]
-            if header & 0xFFFF >= TCPDIAG_GETSOCK:
-                if size < ATTRIBUTES:
-                    raise ParseError(TRUNCATED, offset=at, excerpt=excerpt_of(buffer, at), length=size)
-                states.append(buffer[at + STATE])
-                cookies.append(words[word + _COOKIE_WORD])
-            elif header & 0xFFFF in {NLMSG_DONE, NLMSG_ERROR}:
-                self.done = True
-                self.errno = parse_errno(buffer, at + 16, at + size)
-            if header >> 16 & NLM_F_DUMP_INTR:
-                self.interrupted = True
-            at += (size + 3) & ~3
-        return cookies
+            at += self._read_control(buffer, at, length)
+        return states, cookies
+
+    def _read_control(self, buffer: memoryview, at: int, end: int) -> int:
+        """Note what a message that is no plain row says; its length with padding. Raises ParseError."""
+        if end - at < NLMSGHDR.size:
+            raise ParseError(TRUNCATED, offset=at, excerpt=excerpt_of(buffer, at), length=end - at)
+        size, kind, flags, _, _ = NLMSGHDR.unpack_from(buffer, at)
+        least = ATTRIBUTES if kind >= TCPDIAG_GETSOCK else NLMSGHDR.size
+        if size < least or size > end - at:
+            raise ParseError(TRUNCATED, offset=at, excerpt=excerpt_of(buffer, at), length=size)
+        if kind in {NLMSG_DONE, NLMSG_ERROR}:
+            self.done = True
+            self.errno = parse_errno(buffer, at + NLMSGHDR.size, at + size)
+        if flags & NLM_F_DUMP_INTR:
+            self.interrupted = True
+        return align(size)
 
     def _take_out_duplicates(self, buffer: memoryview) -> None:
         """Uncount sockets of `buffer` whose whole cookie came before; keep those of listeners and bound sockets."""
