@@ -1,0 +1,56 @@
+"""The golden files of tests/contract: what finwait prints from a recording, one file a format with its real extension."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+DIRECTORY = Path("tests/contract/golden")
+TICKET = "docs/examples/ticket-ss.txt"
+ARTICLE = "docs/examples/ticket-netstat.txt"
+# file: (recording, arguments); what goes to standard error stands behind a line of its own in the .txt files
+COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "count.txt": (TICKET, ("count",)),
+    "count.zh_CN.txt": (TICKET, ("count", "--lang", "zh")),
+    "count.ascii.txt": (TICKET, ("count", "-H")),
+    "count.color.txt": (TICKET, ("count", "--color", "always")),
+    "count.ss.txt": (TICKET, ("count", "--style", "ss")),
+    "count.netstat.txt": (ARTICLE, ("count", "--style", "netstat")),
+    "count.json": (TICKET, ("count", "--json")),
+    "count.ndjson": (TICKET, ("count", "--ndjson")),
+    "count.csv": (TICKET, ("count", "--csv")),
+    "count_by.txt": (TICKET, ("count", "--by", "state,process", "--top", "3")),
+    "count_by.zh_CN.txt": (TICKET, ("count", "--by", "state,process", "--top", "3", "--lang", "zh")),
+    "count_by.json": (TICKET, ("count", "--by", "state,process", "--top", "3", "--json")),
+    "count_by.csv": (TICKET, ("count", "--by", "state,process", "--top", "3", "--csv")),
+    "list.txt": (TICKET, ("list",)),
+    "list.timers.txt": (TICKET, ("list", "-o", "--sort", "state,-peer_address", "--limit", "13")),
+    "list.ss.txt": (TICKET, ("list", "--style", "ss")),
+    "list.json": (TICKET, ("list", "--json", "-o", "state", "close-wait")),
+    "list.ndjson": (TICKET, ("list", "--ndjson", "-o", "state", "close-wait")),
+    "list.csv": (TICKET, ("list", "--csv", "-o")),
+}
+SEPARATOR = "-- standard error --\n"
+_ENCODING_BY_FILE = {"count.ascii.txt": "ascii"}
+
+
+def render(root: Path, name: str) -> str:
+    """What golden file `name` should hold."""
+    recording, arguments = COMMANDS[name]
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "LC_ALL": "C.UTF-8",
+        "PYTHONIOENCODING": _ENCODING_BY_FILE.get(name, "utf-8"),
+    }
+    command = (sys.executable, "-m", "finwait", *arguments, "--read", recording)
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, check=True)
+    errors = done.stderr.decode()
+    if name.endswith(".txt") and errors:
+        return done.stdout.decode() + SEPARATOR + errors
+    return done.stdout.decode()
+
+
+def generate(root: Path) -> dict[Path, str]:
+    """The golden files by path."""
+    return {DIRECTORY / name: render(root, name) for name in COMMANDS}

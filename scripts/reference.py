@@ -1,0 +1,132 @@
+"""The generated parts of reference pages: between ``<!-- generated: NAME -->`` and ``<!-- /generated -->``.
+
+The prose around them is written by hand, in the pages themselves.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from finwait.table.columns import ALIASES, BOOL, COLUMNS, ENDPOINT, NUMBER
+from finwait.tcp.state import LIFE_ORDER, SPELLINGS, STATE_GROUPS
+from finwait.tcp.waits import CLOCK, NOBODY, PEER, PROGRAM, WAITS
+from finwait.text.messages import translate, use_language
+from scripts.commands import COMMANDS, SUMMARIES, build_parser
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from finwait.table.columns import Column
+
+PAGES = tuple(Path("docs") / name for name in ("commands.md", "columns.md", "columns.zh_CN.md", "states.md"))
+REGION = re.compile(r"(?<=^<!-- generated: )(?P<name>.+?) -->\n.*?(?=^<!-- /generated -->$)", re.MULTILINE | re.DOTALL)
+# argparse prints `-N NETNS, --net NETNS` up to Python 3.12 and `-N, --net NETNS` from 3.13 on; the files are of the former.
+HELP_IS_STABLE = sys.version_info < (3, 13)
+WHO = {NOBODY: "nobody", PEER: "the peer", PROGRAM: "the local program", CLOCK: "the clock"}
+_TOLD_BY_TEXT = {"process", "pid", "fd", "cgroup"}  # columns that only ss's and netstat's text tells so far
+
+
+def generate(root: Path) -> dict[Path, str]:
+    """The pages by path, their generated parts made anew. Raises KeyError for a part that nothing makes."""
+    pages = [page for page in PAGES if HELP_IS_STABLE or page.name != "commands.md"]
+    return {page: REGION.sub(_fill, (root / page).read_text(encoding="utf-8")) for page in pages}
+
+
+def _fill(region: re.Match[str]) -> str:
+    return f"{region['name']} -->\n{PARTS[region['name']]()}\n"
+
+
+def _command_list() -> str:
+    return "\n".join(f"- [`finwait {name}`](#finwait-{name}): {SUMMARIES[name]}" for name in COMMANDS)
+
+
+def _help_of(command: str) -> Callable[[], str]:
+    return lambda: f"```text\n{build_parser(command).format_help().rstrip()}\n```"
+
+
+def _columns_table() -> str:
+    titles = ("Name", "Kind", "Unit", "Null", "Where from", "Meaning")
+    return _table(titles, (_column_row(column) for column in COLUMNS))
+
+
+def _chinese_columns_table() -> str:
+    use_language("zh_CN")
+    try:
+        titles = ("列名", "类型", "单位", "可为 null", "来源", "含义")
+        return _table(titles, [_column_row(column, yes="是") for column in COLUMNS])
+    finally:
+        use_language("en")
+
+
+def _column_row(column: Column, yes: str = "yes") -> tuple[str, ...]:
+    null = yes if column.nullable else ""
+    meaning = translate(column.description)
+    return (f"`{column.name}`", _kind(column), column.unit or "", null, _origin(column), meaning)
+
+
+def _kind(column: Column) -> str:
+    if column.kind == NUMBER:
+        return f"u{int(column.dtype[1:]) * 8}"
+    return {BOOL: "bool", ENDPOINT: "address:port"}.get(column.kind, column.kind)
+
+
+def _origin(column: Column) -> str:
+    if column.origin is None:
+        return "pasted text" if column.name in _TOLD_BY_TEXT else "derived"
+    kind, field = column.origin
+    return {"msg": "message", "skmem": "memory"}.get(kind) or (f"tcp_info `{field}`" if kind == "info" else "attribute")
+
+
+def _aliases() -> str:
+    return _table(("Word", "Column"), ((f"`{alias}`", f"`{name}`") for alias, name in ALIASES.items()))
+
+
+def _waits() -> str:
+    rows = ((f"**{state.rfc}**", WHO[WAITS[state][0]], WAITS[state][1]) for state in LIFE_ORDER)
+    return _table(("State", "Who must act", "It waits for"), rows)
+
+
+def _spellings() -> str:
+    titles = (
+        "Number",
+        "finwait",
+        "ss prints",
+        "ss filter",
+        "netstat, psutil",
+        "node_exporter",
+        "JSON, OpenTelemetry",
+        "Also",
+    )
+    return _table(titles, ((str(int(state)), *_words(SPELLINGS[state])) for state in LIFE_ORDER))
+
+
+def _words(spellings: tuple[str, ...]) -> list[str]:
+    return [*(f"`{word}`" for word in spellings[:6]), ", ".join(f"`{word}`" for word in spellings[6:])]
+
+
+def _groups() -> str:
+    rows = (
+        (f"`{name}`", ", ".join(state.rfc for state in LIFE_ORDER if state in members))
+        for name, members in STATE_GROUPS.items()
+    )
+    return _table(("Group", "States"), rows)
+
+
+def _table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [titles, tuple("---" for _ in titles), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "commands": _command_list,
+    **{f"help of {name}": _help_of(name) for name in COMMANDS},
+    "columns": _columns_table,
+    "columns in Chinese": _chinese_columns_table,
+    "aliases of columns": _aliases,
+    "waits": _waits,
+    "spellings": _spellings,
+    "groups of states": _groups,
+}
