@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from finwait.table.table import ConnectionTable
 
 DEFAULT_COLUMNS = ("state", "local", "peer", "recv_q", "send_q", "accept_queue_length", "accept_queue_limit")
+SOURCES = ("auto", "sock_diag", "proc")
 _FAMILY_BY_WORD = {None: None, 4: 2, 6: 10}
 
 
@@ -45,7 +46,9 @@ def count(
     Returns a Snapshot; by state alone it has all eleven states in the order of a connection's life. Raises UsageError,
     NotSupported, NotPermitted, SourceError, ParseError (all `finwait.errors.FinwaitError`).
     """
-    request = _request(ip, netns, proc, all_netns=all_netns)
+    request = _request(ip, netns, proc, source, all_netns=all_netns)
+    if top is not None and top < 1:
+        raise UsageError("top is a whole number from 1 on or None, not {top}", top=top)
     return count_for(request, parse(filter), column_names(by), top=top, source=source, read=read)
 
 
@@ -66,7 +69,7 @@ def connections(
     """
     from finwait.table.table import ConnectionTable
 
-    request = _request(ip, netns, proc, all_netns=all_netns)
+    request = _request(ip, netns, proc, source, all_netns=all_netns)
     names = column_names(columns)
     stream = open_stream(question(request, parse(filter), source=source, read=read), names)
     batches = list(stream)
@@ -90,10 +93,14 @@ def column_names(columns: str | Sequence[str]) -> tuple[str, ...]:
     from finwait.table.columns import parse_columns
 
     text = columns if isinstance(columns, str) else ",".join(columns)
+    if not all(word.strip() for word in text.split(",")):
+        raise UsageError("columns are COLUMN[,COLUMN], none of them empty, not '{text}'", text=text)
     return tuple(column.name for column in parse_columns(text))
 
 
-def _request(ip: int | None, netns: str | Sequence[str], proc: str, *, all_netns: bool) -> Request:
+def _request(ip: int | None, netns: str | Sequence[str], proc: str, source: str, *, all_netns: bool) -> Request:
+    if source not in SOURCES:
+        raise UsageError("source is one of {known}, not {source}", known=", ".join(SOURCES), source=source)
     if ip not in _FAMILY_BY_WORD:
         raise UsageError("ip is 4, 6 or None, not {ip}", ip=ip)
     names = (netns,) if isinstance(netns, str) else tuple(netns)

@@ -78,6 +78,7 @@ class Stream:
         self.names = Names(question.wanted)
         self.provenance = Provenance(question.source, host=os.uname().nodename)
         self._closed_seen = 0
+        self._seen = 0
         self._yielded = False
 
     def __iter__(self) -> Iterator[Batch]:
@@ -89,7 +90,7 @@ class Stream:
             yield from self._read_host()
             provenance.taken_to = time.time()
         if provenance.source != "recording":
-            add_closed_notice(self._closed_seen, self.question.request, provenance)
+            add_closed_notice(self._closed_seen, self._seen, self.question.request, provenance)
         elif not self._closed_seen:
             arguments = {"source": provenance.source}
             provenance.add_notice(
@@ -126,7 +127,7 @@ class Stream:
                 if source != "auto" or self._yielded or request.all_netns or request.netns or self.question.recorder:
                     raise
                 self.provenance.netns.clear()
-                arguments = {"reason": str(error)}
+                arguments = {"reason": error}
                 self.provenance.add_notice(Notice("source_fallback", FALLBACK, incomplete=False, arguments=arguments))
             else:
                 return
@@ -150,6 +151,7 @@ class Stream:
         notices: list[Notice] = []
         for batch in self._narrowed(reader, bindings, notices):
             marks_seen = marks_seen or "mark" in batch.columns
+            self._seen += batch.length
             self._closed_seen += int((batch.column("state").values == TcpState.CLOSE).sum())
             rows = accepted_rows(question.wanted, batch, bindings)
             if question.request.family is not None:

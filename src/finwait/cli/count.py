@@ -61,11 +61,22 @@ def run(arguments: Sequence[str]) -> int:
     by = column_names(options.by)
     if options.style == "netstat" and by != ("state",):
         raise UsageError("--style netstat counts by state, not by {by}", by=options.by)
+    order = _order(options.sort, by)
     snapshot = _count(options, by)
-    if options.sort:
-        _sort(snapshot, options.sort)
+    if order:
+        from finwait.query.grouping import sorted_groups
+
+        snapshot.groups = sorted_groups(snapshot.groups, by, order)
     _write(snapshot, options)
     return 0
+
+
+def _order(text: str | None, by: tuple[str, ...]) -> tuple[tuple[str, bool], ...]:
+    if text is None:
+        return ()
+    from finwait.query.grouping import parse_group_order
+
+    return parse_group_order(text, by)
 
 
 def _count(options: Namespace, by: tuple[str, ...]) -> Snapshot:
@@ -80,24 +91,6 @@ def _count(options: Namespace, by: tuple[str, ...]) -> Snapshot:
         )
         recorder.finish(snapshot.provenance)
     return snapshot
-
-
-def _sort(snapshot: Snapshot, text: str) -> None:
-    """Order the groups that are shown. Raises UsageError for a column that is not there."""
-    from finwait.query.grouping import order_of_cell
-
-    for word in reversed(text.split(",")):
-        descending = word.startswith("-")
-        name = word.removeprefix("-")
-        if name == "count":
-            groups = sorted(snapshot.groups, key=lambda group: group.count, reverse=descending)
-        else:
-            name = column_names(name)[0]
-            if name not in snapshot.by:
-                raise UsageError("--sort {name}: the groups have count and {by}", name=name, by=", ".join(snapshot.by))
-            at = snapshot.by.index(name)
-            groups = sorted(snapshot.groups, key=lambda group, at=at: order_of_cell(group.key[at]), reverse=descending)  # type: ignore[misc]
-        snapshot.groups = groups
 
 
 def _write(snapshot: Snapshot, options: Namespace) -> None:

@@ -109,14 +109,14 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _columns(options: Namespace) -> tuple[str, ...]:
-    text = options.columns or ""
-    chosen = column_names(text.removeprefix("+")) if text else ()
-    if text and not text.startswith("+"):
+    text: str | None = options.columns
+    chosen = () if text is None else column_names(text.removeprefix("+"))
+    if text is not None and not text.startswith("+"):
         base: tuple[str, ...] = chosen
         chosen = ()
     else:
         base = SS_COLUMNS if options.style == "ss" and not options.form else DEFAULT_COLUMNS
-    if options.all_netns and not text:
+    if options.all_netns and text is None:
         base = (*base, "netns")
     extra = (*(TIMER_COLUMNS if options.timers else ()), *(INFO_COLUMNS if options.info else ()),
              *(MEMORY_COLUMNS if options.memory else ()))  # fmt: skip
@@ -135,7 +135,7 @@ def _listeners_of(wanted: Filter | None) -> Filter:
 def _list(options: Namespace, wanted: Filter | None, columns: tuple[str, ...], recorder: object) -> Stream:
     from finwait.query.ordering import limited, parse_order, sorted_batches
 
-    order = parse_order(options.sort) if options.sort else ()
+    order = () if options.sort is None else parse_order(options.sort)
     asked = question(request_of(options), wanted, source=options.source, read=options.read, recorder=recorder)  # type: ignore[arg-type]
     hidden = ("accept_queue_length", "accept_queue_limit", "v6only") if options.style == "ss" else ()
     stream = open_stream(asked, (*columns, *hidden, *(name for name, _ in order)))

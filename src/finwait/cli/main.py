@@ -20,17 +20,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _die_by_sigpipe()
+        _open_streams()
         code = _run(words)
         sys.stdout.flush()
     except FinwaitError as error:
-        from finwait.cli.output import say_error
-
-        say_error(error)
-        return error.exit_code
+        return _say(error)
     except KeyboardInterrupt:
         return 130
     except OSError as error:
-        return _say_output_lost(error)
+        _forget_output()
+        return _say(FinwaitError("the answer could not be written: {reason}", reason=os.strerror(error.errno or 0)))
     return code
 
 
@@ -40,9 +39,27 @@ def _die_by_sigpipe() -> None:
     signal(SIGPIPE, SIG_DFL)
 
 
-def _say_output_lost(error: OSError) -> int:
-    sys.stderr.write(f"finwait: {os.strerror(error.errno or 0)}\n")
-    return FinwaitError.exit_code
+def _open_streams() -> None:
+    """Raises FinwaitError where standard output is closed. What its encoding lacks becomes escapes."""
+    if sys.stderr is None:  # it was closed; nobody hears what is said
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        raise FinwaitError("standard output is closed")
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def _forget_output() -> None:
+    """Let what is still to be written to stdout go nowhere, else the interpreter complains about it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+
+
+def _say(error: FinwaitError) -> int:
+    from finwait.cli.output import say_error
+
+    say_error(error)
+    return error.exit_code
 
 
 def _run(words: list[str]) -> int:
@@ -59,7 +76,10 @@ def _run(words: list[str]) -> int:
         from finwait.cli.list import run
     else:
         from finwait.cli.count import run
-    return run(rest)
+    try:
+        return run(rest)
+    except SystemExit as ended:  # argparse, after --help
+        return int(ended.code or 0)
 
 
 def _language(words: Sequence[str]) -> str:

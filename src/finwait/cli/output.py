@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import sys
 
-from finwait.errors import FinwaitError, Phrase
 from finwait.text.escape import escape_foreign
-from finwait.text.messages import translate
+from finwait.text.messages import localize, translate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from finwait.errors import FinwaitError
     from finwait.table.snapshot import Cell, Notice
 
 
 def write_lines(lines: Iterable[str]) -> None:
-    """Write `lines` to stdout, each ended; characters that it cannot encode become escapes."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    """Write `lines` to stdout, each ended."""
     sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
@@ -41,7 +40,6 @@ def write_csv(rows: Iterable[Sequence[Cell]]) -> None:
     """Write `rows` to stdout as RFC 4180 has it, lines ended by a newline alone."""
     from csv import writer
 
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     writer(sys.stdout, lineterminator="\n").writerows(rows)
 
 
@@ -61,12 +59,4 @@ def say_notices(notices: Iterable[Notice]) -> None:
 
 def say_error(error: FinwaitError) -> None:
     """The one line of an error, in the user's language, foreign text escaped."""
-    say(escape_foreign(localize(error), 2000))
-
-
-def localize(message: object) -> str:
-    """`message` (an error, a phrase, or any value that fills a place) in the user's language, foreign text escaped."""
-    if isinstance(message, FinwaitError | Phrase):
-        arguments = {name: localize(value) for name, value in message.arguments.items()}
-        return translate(message.message_id).format(**arguments)
-    return escape_foreign(str(message))
+    say(escape_foreign(localize(error, escape_foreign), 2000))

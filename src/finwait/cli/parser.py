@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 
 from finwait.errors import UsageError
 from finwait.table.request import Request, Roots
@@ -37,6 +38,10 @@ class CommandParser(argparse.ArgumentParser):
         raise UsageError(
             "{detail}; 'finwait {command} --help' lists what there is", detail=message, command=self.command
         )
+
+    def print_help(self, file: object = None) -> None:
+        """Write the help to stdout; argparse itself would not notice that it cannot be written."""
+        sys.stdout.write(self.format_help())
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """The options and ``filter`` words of `arguments`; everything behind the first ``--`` is filter."""
@@ -82,8 +87,8 @@ def _help_formatter(prog: str) -> argparse.HelpFormatter:
 
 def _help_width() -> int:
     columns = os.environ.get("COLUMNS", "")
-    if columns.isascii() and columns.isdigit() and int(columns) > 0:
-        return min(int(columns), 120) - 2
+    if columns.isascii() and columns.isdigit() and int(columns[:4]) > 0:
+        return min(int(columns[:4]), 120) - 2
     try:
         return min(os.get_terminal_size().columns, 120) - 2
     except OSError:
@@ -197,7 +202,7 @@ def request_of(options: argparse.Namespace) -> Request:
 
 def whole_number(word: str) -> int:
     """A number from 1 on, for argparse. Raises UsageError."""
-    number = int(word) if word.isascii() and word.isdigit() else 0
-    if number < 1:
+    digits = word.lstrip("0")[:18] if word.isascii() and word.isdigit() else ""  # more is more than there can be
+    if not digits:
         raise UsageError("'{word}' is not a whole number from 1 on", word=word)
-    return number
+    return int(digits)

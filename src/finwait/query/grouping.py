@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from finwait.errors import UsageError
 from finwait.table.batch import needed_columns
 from finwait.table.cells import cells_of
+from finwait.table.columns import parse_column
 from finwait.table.snapshot import Group
+from finwait.tcp.state import LIFE_ORDER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
 
     from finwait.table.batch import Array, Batch, ColumnData
     from finwait.table.snapshot import Cell
+
+_RANK_BY_TOKEN = {state.token: rank for rank, state in enumerate(LIFE_ORDER)}
 
 
 class GroupCounter:
@@ -48,11 +53,45 @@ class GroupCounter:
         return sorted(groups, key=lambda group: (-group.count, tuple(map(order_of_cell, group.key))))
 
 
-def order_of_cell(cell: Cell) -> tuple[int, float, str]:
+def order_of_cell(cell: Cell) -> tuple[int, int | float, str]:
     """A sort key that orders nulls before numbers before text."""
     if cell is None:
         return (0, 0, "")
-    return (2, 0, cell) if isinstance(cell, str) else (1, float(cell), "")
+    return (2, 0, cell) if isinstance(cell, str) else (1, cell, "")
+
+
+def parse_group_order(text: str, by: Sequence[str]) -> tuple[tuple[str, bool], ...]:
+    """(``count`` or a column of `by`, whether descending) of ``count,-state``. Raises UsageError."""
+    order = []
+    for word in text.split(","):
+        name = word.strip().removeprefix("-")
+        column = name if name == "count" or not name else parse_column(name).name
+        if column not in {"count", *by}:
+            raise UsageError("--sort {name}: the groups have count and {by}", name=name or "''", by=", ".join(by))
+        order.append((column, word.strip().startswith("-")))
+    return tuple(order)
+
+
+def sorted_groups(groups: Sequence[Group], by: Sequence[str], order: Sequence[tuple[str, bool]]) -> list[Group]:
+    """`groups` in `order`; those without a value come last either way, states go in the order of a connection's life.
+    Equal ones keep their order.
+    """  # fmt: skip
+    ordered = list(groups)
+    for name, descending in reversed(order):
+        if name == "count":
+            ordered.sort(key=lambda group: group.count, reverse=descending)
+            continue
+        at = tuple(by).index(name)
+        known = [group for group in ordered if group.key[at] is not None]
+        unknown = [group for group in ordered if group.key[at] is None]
+        rank = _rank_of_state if name == "state" else order_of_cell
+        known.sort(key=lambda group, at=at, rank=rank: rank(group.key[at]), reverse=descending)  # type: ignore[misc]
+        ordered = known + unknown
+    return ordered
+
+
+def _rank_of_state(token: Cell) -> tuple[int, int | float, str]:
+    return (1, _RANK_BY_TOKEN[str(token)], "")
 
 
 def _key_bytes(batch: Batch, name: str) -> Array:

@@ -104,7 +104,9 @@ def _prefix_length(text: str, bits: int) -> int | None:
 
 
 def parse_address(text: str) -> bytes | None:
-    """4 or 16 bytes in network order, or None. IPv4 may be short as in iproute2: ``10.1`` is 10.1.0.0."""
+    """4 or 16 bytes in network order, or None. IPv4 is read as by iproute2 (lib/utils.c, get_addr_ipv4): it may be short,
+    ``10.1`` is 10.1.0.0, and each number is one of C, ``0x0a.010`` is 10.8.0.0.
+    """  # fmt: skip
     if ":" in text:
         from ipaddress import AddressValueError, IPv6Address
 
@@ -112,7 +114,6 @@ def parse_address(text: str) -> bytes | None:
             return IPv6Address(text.partition("%")[0]).packed
         except (AddressValueError, ValueError):
             return None
-    parts = text.split(".")
-    if len(parts) > 4 or not all(part.isascii() and part.isdigit() and int(part) < 256 for part in parts):
-        return None
-    return bytes(int(part) for part in parts) + bytes(4 - len(parts))
+    octets = [parse_integer(part) for part in text.split(".", 4)]
+    known = [octet for octet in octets if octet is not None and octet < 256]
+    return bytes(known) + bytes(4 - len(known)) if len(known) == len(octets) <= 4 else None

@@ -56,9 +56,10 @@ def _keys(batch: Batch, name: str, *, descending: bool) -> list[Array]:
         values = _RANK_BY_STATE[values]
     elif COLUMN_BY_NAME[name].kind == TEXT:
         dictionary = data.dictionary or ()
-        rank = np.zeros(len(dictionary) + 1, dtype=np.int64)
-        rank[[index for index, _ in sorted(enumerate(dictionary), key=lambda item: item[1])]] = range(len(dictionary))
-        values = rank[values]
+        rank_by_text = {text: rank for rank, text in enumerate(sorted(set(dictionary)))}
+        values = np.asarray([*(rank_by_text[text] for text in dictionary), 0], dtype=np.int64)[values]
+    if data.valid is not None:  # what stands where there is no value must not order anything
+        values = np.where(data.valid if values.ndim == 1 else data.valid[:, None], values, np.zeros(1, values.dtype))
     columns = [values] if values.ndim == 1 else [values[:, index] for index in reversed(range(values.shape[1]))]
     keys = [~column if descending else column for column in map(np.ascontiguousarray, columns)]
     return keys if data.valid is None else [*keys, ~data.valid]

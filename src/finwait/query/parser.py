@@ -28,6 +28,7 @@ from finwait.query.words import (
     STATE_WORDS,
     TEST_WORDS,
     Word,
+    excerpt_around,
     split_words,
 )  # fmt: skip
 from finwait.table.columns import (
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     PortOfService = Callable[[str], int | None]
 
 MAX_DEPTH = 100  # of parentheses, `!`, and changes between `and` and `or`: each nests the tree one deeper
+MAX_INDEX_DIGITS = 10  # of an interface index, which is an int
 _EQUALITY = ("=", "!=")
 _ORDER = ("=", "!=", "<", "<=", ">", ">=")
 _VALUE_BY_WORD = {
@@ -97,13 +99,15 @@ class _FilterParser:
         word = self._peek()
         if word is None:
             raise UsageError(
-                "the filter ends where {expected} should follow: {text}", expected=expected, text=self.text
+                "the filter ends where {expected} should follow: {text}",
+                expected=expected,
+                text=excerpt_around(self.text, len(self.text)),
             )
         self.next += 1
         return word
 
     def _wrong(self, problem: Phrase | UsageError, word: Word, nearest: str | None = None) -> UsageError:
-        arguments = {"problem": problem, "place": word.at + 1, "text": self.text}
+        arguments = {"problem": problem, "place": word.at + 1, "text": excerpt_around(self.text, word.at)}
         if nearest is None:
             return UsageError("{problem} at character {place} of the filter: {text}", **arguments)
         return UsageError(
@@ -127,7 +131,7 @@ class _FilterParser:
             else:
                 states = (ALL_STATES if states is None else states) - named
         if states is not None and not states:
-            raise UsageError("'state' and 'exclude' leave no state: {text}", text=self.text)
+            raise UsageError("'state' and 'exclude' leave no state: {text}", text=excerpt_around(self.text, 0))
         return ALL_STATES if states is None else states
 
     def _parse_state_word(self, word: Word) -> frozenset[TcpState]:
@@ -139,19 +143,19 @@ class _FilterParser:
     # -- EXPR
 
     def _parse_list(self) -> Node:
-        node = self._parse_term()
+        """Terms of equal rank. A run of one kind becomes one node, so that a long list costs its length only."""
+        run, kind = [self._parse_term()], "and"
         while (word := self._peek()) is not None and not word.is_one_of((")",)):
-            kind = "or" if word.is_one_of(OR_WORDS) else "and"
+            joint = "or" if word.is_one_of(OR_WORDS) else "and"
             if word.is_one_of(OR_WORDS) or word.is_one_of(AND_WORDS):
                 self.next += 1
-            right = self._parse_term()
-            if node.kind == kind:
-                node = Node(kind, *node.parts, right)
-            else:
-                node = Node(kind, node, right)
-            if node.depth > MAX_DEPTH:
-                raise self._wrong(Phrase("nested more than {depth} deep", depth=MAX_DEPTH), word)
-        return node
+            if joint != kind and len(run) > 1:
+                run = [Node(kind, *run)]
+                if run[0].depth >= MAX_DEPTH:
+                    raise self._wrong(Phrase("nested more than {depth} deep", depth=MAX_DEPTH), word)
+            kind = joint
+            run.append(self._parse_term())
+        return Node(kind, *run) if len(run) > 1 else run[0]
 
     def _parse_term(self) -> Node:
         word = self._take(Phrase("a condition"))
@@ -168,7 +172,7 @@ class _FilterParser:
                 raise self._wrong(Phrase("the parenthesis is never closed"), word)
             self.next += 1
             self.depth -= 1
-            return Node("and", node) if node.kind in {"and", "or"} else node
+            return node
         return self._parse_test(word)
 
     def _descend(self, word: Word) -> None:
@@ -256,12 +260,19 @@ class _FilterParser:
         operator = self._operator(_EQUALITY)
         value = self._value(Phrase("a value"))
         if word.text == "dev":
-            test: Node = DeviceTest(value.text)
+            test: Node = self._parse_device(value)
         elif word.text == "cgroup":
             test = CgroupTest(value.text)
         else:
             test = self._parse_mark(value)
         return test if operator == "=" else Node("not", test)
+
+    def _parse_device(self, word: Word) -> Node:
+        if word.text.isascii() and word.text.isdigit() and len(word.text) > MAX_INDEX_DIGITS:
+            raise self._wrong(
+                Phrase("'{word}' is no device: a number of one has ten digits at most", word=word.text), word
+            )
+        return DeviceTest(word.text)
 
     def _parse_mark(self, word: Word) -> Node:
         value_word, slash, mask_word = word.text.partition("/")

@@ -20,6 +20,9 @@ STATE_WORDS = ("state", "exclude", "excl")
 _SYMBOLS = ("&&", "||", "==", "!=", ">=", "<=", "(", ")", "!", "&", "|", "=", ">", "<")
 
 
+EXCERPT = 60  # characters of a long filter shown on each side of an error
+
+
 class Word:
     """One word of a filter. at: its offset in the filter's text, from 0. quoted: no operator whatever it looks like."""
 
@@ -50,9 +53,17 @@ def is_filter_word(word: str) -> bool:
     )
 
 
+def excerpt_around(text: str, at: int) -> str:
+    """`text`, or the part of a long one around the character `at`, so that an error shows its place."""
+    if len(text) <= 3 * EXCERPT:
+        return text
+    begin, end = max(0, at - EXCERPT), min(len(text), at + EXCERPT)
+    return ("…" if begin else "") + text[begin:end] + ("…" if end < len(text) else "")
+
+
 def split_words(arguments: Sequence[str]) -> tuple[str, list[Word]]:
     """The filter's text and its words. White space and operators part words; quotes keep them whole, a backslash the
-    next character, as in ss. A word that begins with ``/`` or ``[`` is a path or an address up to the next white space.
+    next character, as in ss. A word that begins with ``/`` is a path up to the next white space.
 
     Raises UsageError for a quote that is never closed.
     """
@@ -101,6 +112,8 @@ def _read_word(text: str, at: int) -> tuple[Word, int]:
         at += 1
     if quote:
         raise UsageError(
-            "the quote at character {place} of the filter is never closed: {text}", place=begin + 1, text=text
+            "the quote at character {place} of the filter is never closed: {text}",
+            place=begin + 1,
+            text=excerpt_around(text, begin),
         )
     return Word("".join(characters), begin, quoted=quoted), at

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 
-from finwait.text.messages import translate
+from finwait.errors import Phrase
+from finwait.text.escape import escape_foreign
+from finwait.text.messages import localize, translate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 COUNT_SCHEMA = "finwait.count/1"
 LIST_SCHEMA = "finwait.list/1"
+_FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def timestamp(seconds: float | None) -> str | None:
@@ -26,7 +29,7 @@ def timestamp(seconds: float | None) -> str | None:
 
 def message_of(notice: Notice) -> str:
     """The notice for people, in the language in use."""
-    return translate(notice.message_id).format(**notice.arguments)
+    return localize(Phrase(notice.message_id, **notice.arguments))
 
 
 def notice_document(notice: Notice) -> dict[str, Cell]:
@@ -63,12 +66,13 @@ def count_document(snapshot: Snapshot) -> dict[str, object]:
 
 
 def csv_cell(cell: Cell) -> Cell:
-    """`cell` so that no spreadsheet takes text for a formula: it gets a leading apostrophe."""
+    """`cell` so that no spreadsheet takes text for a formula (it gets a leading apostrophe) and no terminal obeys it."""
     if cell is None:
         return ""
-    if isinstance(cell, str) and cell[:1] in {"=", "+", "-", "@", "\t", "\r"} and cell:
-        return "'" + cell
-    return cell
+    if not isinstance(cell, str):
+        return cell
+    shown = cell if cell.isprintable() else escape_foreign(cell, 10 * len(cell))  # an escape has ten characters at most
+    return "'" + shown if cell.startswith(_FORMULA_BEGINS) else shown
 
 
 def count_csv(snapshot: Snapshot, *, header: bool = True) -> Iterator[tuple[Cell, ...]]:

@@ -10,7 +10,7 @@ import json
 import os
 import time
 
-from finwait.errors import ParseError, SourceError, UsageError
+from finwait.errors import ParseError, Phrase, SourceError, UsageError
 from finwait.sources.bindings import read_interface_names
 from finwait.sources.namespaces import Place, open_inside
 from finwait.sources.recording import RawDumpReader, Recording, strip_done
@@ -21,13 +21,18 @@ from finwait.wire.netlink import NLMSG_DONE, build_message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import BinaryIO
+    from collections.abc import Callable, Mapping
+    from typing import IO, BinaryIO, TypeVar
     from zipfile import ZipFile
 
     from finwait.sources.readers import Reader
 
+    Result = TypeVar("Result")
+
 SCHEMA = "finwait.recording/1"
+MANIFEST_BYTES = 64 << 20  # some 5,000 namespaces
+YEAR_10000 = 253_402_300_800  # in seconds since the epoch
+ZIP_STORED, ZIP_DEFLATED = 0, 8  # methods of compression
 END = build_message(NLMSG_DONE, 2, bytes(4))  # NLM_F_MULTI, errno 0
 COUNTER_FILES = ("snmp", "netstat", "sockstat", "sockstat6")
 _SYSCTL_DIR = "/proc/sys/net"
@@ -39,55 +44,109 @@ INCOMPLETE = mark("the recording says of itself that it is not complete: {code}"
 
 def open_archive(file: BinaryIO, name: str) -> Recording:
     """The archive in `file`. Raises ParseError where it is none, or not whole."""
-    from zipfile import BadZipFile, ZipFile
+    from zipfile import ZipFile
 
+    archive: ZipFile | None = None
     try:
         archive = ZipFile(file)
-    except (BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        return _read_manifest(archive, file, name)
+    except BaseException as error:
+        if archive is not None:
+            archive.close()
         file.close()
-        raise ParseError(NOT_AN_ARCHIVE, path=name, reason=str(error)[:200]) from error
-    try:
-        manifest = json.loads(archive.read("manifest.json"))
-        if manifest["schema"] != SCHEMA:
-            raise ParseError("{path} has schema {schema}, finwait reads {known}", path=name, schema=str(manifest["schema"]),
-                             known=SCHEMA)  # fmt: skip
-        provenance = Provenance("recording", host=_text(manifest["host"]), taken_from=_number(manifest["taken_from"]),
-                                taken_to=_number(manifest["taken_to"]))  # fmt: skip
-        readers: list[Reader] = [_open_part(archive, part) for part in manifest["namespaces"]]
-        for warning in manifest["warnings"]:
-            arguments = {"code": str(warning["code"])}
-            provenance.add_notice(Notice("recorded_incomplete", INCOMPLETE, missing="sockets", arguments=arguments))
-    except (BadZipFile, KeyError, TypeError, ValueError, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-        archive.close()
-        file.close()
-        raise ParseError(NOT_AN_ARCHIVE, path=name, reason=str(error)[:200]) from error
+        if isinstance(error, _damages()):
+            raise ParseError(NOT_AN_ARCHIVE, path=name, reason=_reason(error)) from error
+        raise
+
+
+def _read_manifest(archive: ZipFile, file: BinaryIO, name: str) -> Recording:
+    if archive.getinfo("manifest.json").file_size > MANIFEST_BYTES:
+        raise ValueError(f"its manifest.json is longer than {MANIFEST_BYTES} bytes")
+    manifest = json.loads(archive.read("manifest.json"))
+    if manifest["schema"] != SCHEMA:
+        raise ParseError("{path} has schema {schema}, finwait reads {known}", path=name, schema=str(manifest["schema"]),
+                         known=SCHEMA)  # fmt: skip
+    provenance = Provenance("recording", host=_text(manifest["host"]), taken_from=_seconds(manifest["taken_from"]),
+                            taken_to=_seconds(manifest["taken_to"]))  # fmt: skip
+    readers: list[Reader] = [_open_part(archive, part, name) for part in manifest["namespaces"]]
+    for warning in manifest["warnings"]:
+        arguments = {"code": str(warning["code"])}
+        provenance.add_notice(Notice("recorded_incomplete", INCOMPLETE, missing="sockets", arguments=arguments))
     return Recording(readers, provenance, (archive, file))
 
 
+def _damages() -> tuple[type[Exception], ...]:
+    """What reading a damaged archive or its manifest raises; RecursionError is a RuntimeError, BadZipFile none of them."""
+    from struct import error as struct_error
+    from zipfile import BadZipFile
+    from zlib import error as zlib_error
+
+    return (BadZipFile, zlib_error, struct_error, LookupError, TypeError, ValueError, OSError, EOFError, RuntimeError,
+            MemoryError, OverflowError)  # fmt: skip
+
+
+def _reason(error: BaseException) -> Phrase | str:
+    return Phrase("{name} is missing", name=error.args[0]) if isinstance(error, KeyError) else str(error)[:200]
+
+
 def _text(value: object) -> str | None:
-    return None if value is None else str(value)
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"a name should be text, not {value!r}")
+    return value
 
 
-def _number(value: object) -> float | None:
-    return None if value is None else float(str(value))
+def _seconds(value: object) -> float | None:
+    """A time since the epoch that a calendar has."""
+    seconds = None if value is None else float(str(value))
+    if seconds is not None and not 0 <= seconds < YEAR_10000:
+        raise ValueError(f"{value} is no time")
+    return seconds
 
 
-def _open_part(archive: ZipFile, part: Mapping[str, object]) -> Reader:
+def _integer(value: object, bits: int = 64) -> int | None:
+    number = None if value is None else int(str(value))
+    if number is not None and not 0 <= number < 1 << bits:
+        raise ValueError(f"{value} is no number of {bits} bits")
+    return number
+
+
+def _open_part(archive: ZipFile, part: Mapping[str, object], path: str) -> Reader:
     netns = Netns(_integer(part["cookie"]), _integer(part["inode"]), _text(part["name"]))
     interfaces = part["interfaces"]
     sysctls = part["sysctls"]
     if not isinstance(interfaces, dict) or not isinstance(sysctls, dict):
         raise TypeError("interfaces and sysctls should be objects")
     names = {int(index): str(name) for index, name in interfaces.items()}
-    reader = RawDumpReader(archive.open(str(part["file"])), netns, names)  # type: ignore[arg-type]
-    numbers = str(sysctls.get("ipv4/ip_local_port_range", "")).split()
-    if len(numbers) == 2:
-        reader.port_range = (int(numbers[0]), int(numbers[1]))
+    info = archive.getinfo(str(part["file"]))
+    if info.compress_type not in {ZIP_STORED, ZIP_DEFLATED}:
+        raise ValueError(f"{info.filename} is compressed in a way that finwait never uses")
+    reader = RawDumpReader(_Part(archive.open(info), path), netns, names)  # type: ignore[arg-type]
+    first, last = [_integer(word, 16) for word in str(sysctls.get("ipv4/ip_local_port_range", "")).split()] or (
+        None,
+        None,
+    )
+    if first is not None and last is not None:
+        reader.port_range = (first, last)
     return reader
 
 
-def _integer(value: object) -> int | None:
-    return None if value is None else int(str(value))
+class _Part:
+    """A dump inside an archive. What is damaged in it is a ParseError."""
+
+    def __init__(self, file: IO[bytes], path: str) -> None:
+        self._file = file
+        self._path = path
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Bytes read into `buffer`, 0 at the end."""
+        try:
+            return self._file.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
+        except _damages() as error:
+            raise ParseError(NOT_AN_ARCHIVE, path=self._path, reason=_reason(error)) from error
+
+    def close(self) -> None:
+        """Close it."""
+        self._file.close()
 
 
 class Recorder:
@@ -108,7 +167,7 @@ class Recorder:
         self.archive: ZipFile | None = None
         self.part: BinaryIO = self.file
         if path.endswith(".finwait"):
-            from zipfile import ZIP_DEFLATED, ZipFile
+            from zipfile import ZipFile
 
             self.archive = ZipFile(self.file, "w", ZIP_DEFLATED, compresslevel=1)
 
@@ -119,6 +178,7 @@ class Recorder:
                 raise UsageError("a .diag file holds one network namespace; record several as X.finwait")
             self.namespaces.append({})
             return
+        archive = self.archive
         number = len(self.namespaces) + 1
         name = f"{number:04d}.diag"
         self.namespaces.append(
@@ -132,39 +192,49 @@ class Recorder:
                 "counters": open_inside(place, _read_counters),
             }
         )
-        self.part = self.archive.open(name, "w", force_zip64=True)  # type: ignore[assignment]
+        self.part = self._written(lambda: archive.open(name, "w", force_zip64=True))  # type: ignore[assignment]
 
     def write(self, datagram: memoryview) -> None:
         """Keep the sockets of one datagram. Raises SourceError where they cannot be written."""
-        try:
-            self.part.write(strip_done(datagram))
-        except OSError as error:
-            raise _cannot_write(self.path, error) from error
+        self._written(lambda: self.part.write(strip_done(datagram)))
 
     def end(self) -> None:
-        """The namespace's sockets were all written."""
+        """The namespace's sockets were all written. Raises SourceError where they cannot be."""
         if self.archive is not None:
-            self.part.write(END)
-            self.part.close()
+            self._written(lambda: self.part.write(END))
+            self._written(self.part.close)
 
     def finish(self, provenance: Provenance) -> None:
         """Put the recording in its place. Raises SourceError."""
+        self._written(lambda: self._finish(provenance))
+
+    def _finish(self, provenance: Provenance) -> None:
+        if self.archive is None:
+            self.file.write(END)
+        else:
+            self.archive.writestr("manifest.json", json.dumps(self._manifest(provenance), indent=1))
+            self.archive.close()
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        os.replace(self.partial, self.path)
+
+    def _written(self, write: Callable[[], Result]) -> Result:
         try:
-            if self.archive is None:
-                self.file.write(END)
-            else:
-                self.archive.writestr("manifest.json", json.dumps(self._manifest(provenance), indent=1))
-                self.archive.close()
-            self.file.flush()
-            os.fsync(self.file.fileno())
-            self.file.close()
-            os.replace(self.partial, self.path)
+            return write()
         except OSError as error:
             raise _cannot_write(self.path, error) from error
 
     def abandon(self) -> None:
-        """Remove what was written so far."""
-        self.file.close()
+        """Remove what was written so far; nothing where `finish` has put it in its place."""
+        if not self.file.closed:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.file.fileno(), inheritable=False)  # what is still on its way there may fail no more
+            os.close(nowhere)
+            self.part.close()
+            if self.archive is not None:
+                self.archive.close()
+            self.file.close()
         if os.path.exists(self.partial):
             os.unlink(self.partial)
 

@@ -36,7 +36,7 @@ def take_census(request: Request, source: str = "auto") -> Snapshot:
                 raise
             provenance = Provenance("proc", host=provenance.host, taken_from=provenance.taken_from)
             provenance.add_notice(
-                Notice("source_fallback", FALLBACK, incomplete=False, arguments={"reason": str(error)})
+                Notice("source_fallback", FALLBACK, incomplete=False, arguments={"reason": error})
             )
             source = "proc"
     if source == "proc":
@@ -44,7 +44,7 @@ def take_census(request: Request, source: str = "auto") -> Snapshot:
 
         counts = count_proc_states(request, provenance)
     provenance.taken_to = time.time()
-    add_closed_notice(counts.get(TcpState.CLOSE, 0), request, provenance)
+    add_closed_notice(counts.get(TcpState.CLOSE, 0), sum(counts.values()), request, provenance)
     groups = [Group((state.token,), counts.get(state, 0)) for state in LIFE_ORDER]
     return Snapshot(("state",), groups, sum(group.count for group in groups), provenance)
 
@@ -67,14 +67,17 @@ def _count_by_sock_diag(request: Request, provenance: Provenance) -> dict[int, i
     return totals
 
 
-def add_closed_notice(closed_seen: int, request: Request, provenance: Provenance) -> None:
-    """Say so where CLOSED was asked for, none was seen, and the source could not have seen one."""
+def add_closed_notice(closed_seen: int, sockets: int, request: Request, provenance: Provenance) -> None:
+    """Say so where CLOSED was asked for, none was seen, and the source could not have seen one.
+
+    closed_seen, sockets: how many CLOSED and how many sockets of any state were read.
+    """
     if closed_seen or not request.states & 1 << TcpState.CLOSE:
         return
     if provenance.source == "sock_diag":
         from finwait.sources.capabilities import probe_closed_visible
 
-        if probe_closed_visible() is not False:
+        if probe_closed_visible(sockets, request.roots.sys) is not False:
             return
     provenance.add_notice(
         Notice(

@@ -7,6 +7,7 @@ socket and ends; the caller's own namespace never changes and no descriptor of a
 from __future__ import annotations
 
 import os
+from stat import S_ISREG
 
 from finwait.errors import FinwaitError, NotPermitted, SourceError, UsageError
 from finwait.table.snapshot import Netns, Notice
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 NAMED_DIR = "/run/netns"  # where ip-netns(8) keeps names
 CLONE_NEWNET = 0x40000000
+NO_NETNS = mark("'{word}' is no network namespace")
 
 
 class Place:
@@ -56,7 +58,7 @@ def place_of(word: str, roots: Roots) -> Place:
     if not word or "\0" in word:
         raise UsageError("a network namespace is a name, a process id or a path, not '{word}'", word=word)
     if word.isascii() and word.isdigit():
-        return _place_at(f"{roots.proc}/{int(word)}/ns/net", word)
+        return _place_at(f"{roots.proc}/{word.lstrip('0') or '0'}/ns/net", word)
     if "/" in word:
         return _place_at(word, word)
     return _place_at(os.path.join(NAMED_DIR, word), word)
@@ -64,7 +66,7 @@ def place_of(word: str, roots: Roots) -> Place:
 
 def _place_at(path: str, word: str) -> Place:
     try:
-        return Place(path, os.stat(path).st_ino, word)
+        found = os.stat(path)
     except PermissionError as error:
         raise _not_permitted(word) from error
     except OSError as error:
@@ -77,6 +79,9 @@ def _place_at(path: str, word: str) -> Place:
                 "there is no network namespace '{word}'; did you mean {nearest}?", word=word, nearest=nearest
             ) from error
         raise SourceError("there is no network namespace '{word}' ({path})", word=word, path=path) from error
+    if not S_ISREG(found.st_mode):  # opening a pipe would wait, opening a device may do anything
+        raise SourceError(NO_NETNS, word=word)
+    return Place(path, found.st_ino, word)
 
 
 def _not_permitted(word: str) -> NotPermitted:
@@ -179,7 +184,7 @@ def _setns(place: Place) -> None:
     if errno == 1:
         raise _not_permitted(word)
     if errno == 22:
-        raise SourceError("'{word}' is no network namespace", word=word)
+        raise SourceError(NO_NETNS, word=word)
     raise SourceError("cannot enter network namespace '{word}': {reason}", word=word, reason=os.strerror(errno))
 
 

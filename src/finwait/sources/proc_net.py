@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 
-from finwait.errors import NotPermitted, NotSupported, SourceError
+from finwait.errors import NotPermitted, NotSupported, ParseError, SourceError
 from finwait.sources.namespaces import Place, open_inside, visit_places
 from finwait.table.snapshot import Netns
 from finwait.wire.proc_net_tcp import count_proc_states, parse_proc_net_tcp
@@ -70,13 +70,29 @@ def count_states(request: Request, provenance: Provenance) -> dict[int, int]:
         opened = open_files(place, request.roots, request.family)
         try:
             for descriptor in opened.values():
-                for chunk in _whole_lines(descriptor):
-                    for state, count in count_proc_states(chunk).items():
-                        if request.states & 1 << state:
-                            totals[state] = totals.get(state, 0) + count
+                for state, count in _count_file(descriptor).items():
+                    if request.states & 1 << state:
+                        totals[state] = totals.get(state, 0) + count
         finally:
             close_files(opened)
     return totals
+
+
+def _count_file(descriptor: int) -> dict[int, int]:
+    """Sockets by state in one file. Raises ParseError that points into the whole file."""
+    counts: dict[int, int] = {}
+    offset = lines = 0
+    for chunk in _whole_lines(descriptor):
+        try:
+            for state, count in count_proc_states(chunk).items():
+                counts[state] = counts.get(state, 0) + count
+        except ParseError as error:
+            error.arguments["offset"] = error.offset = error.offset + offset
+            error.arguments["line"] = int(str(error.arguments["line"])) + lines
+            raise
+        offset += len(chunk)
+        lines += chunk.count(b"\n")
+    return counts
 
 
 def _whole_lines(descriptor: int) -> Iterator[bytes]:
@@ -86,7 +102,7 @@ def _whole_lines(descriptor: int) -> Iterator[bytes]:
         try:
             chunk = os.read(descriptor, CHUNK_BYTES)
         except OSError as error:
-            raise SourceError("reading /proc/net failed: {reason}", reason=os.strerror(error.errno or 0)) from error
+            raise _not_readable(error) from error
         if not chunk:
             break
         cut = chunk.rfind(b"\n") + 1
@@ -102,5 +118,12 @@ def _whole_lines(descriptor: int) -> Iterator[bytes]:
 def read_records(opened: dict[int, int]) -> Iterator[SocketRecord]:
     """Every socket of the files that `open_files` opened."""
     for family, descriptor in opened.items():
-        with open(descriptor, encoding="ascii", errors="surrogateescape", closefd=False) as lines:
-            yield from parse_proc_net_tcp(lines, family)
+        try:
+            with open(descriptor, encoding="ascii", errors="surrogateescape", closefd=False) as lines:
+                yield from parse_proc_net_tcp(lines, family)
+        except OSError as error:
+            raise _not_readable(error) from error
+
+
+def _not_readable(error: OSError) -> SourceError:
+    return SourceError("reading /proc/net failed: {reason}", reason=os.strerror(error.errno or 0))

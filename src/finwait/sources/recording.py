@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from errno import EBADF
 
 from finwait.errors import ParseError, SourceError
 from finwait.sources.diag_columns import DiagBuffer, decode_buffer
@@ -15,11 +16,13 @@ from finwait.sources.diag_table import BATCH_BYTES, DuplicateFilter
 from finwait.sources.readers import Reader
 from finwait.sources.record_columns import batches_of_records
 from finwait.sources.sock_diag import walk_notice
+from finwait.table.batch import Batch
 from finwait.table.bindings import Bindings
 from finwait.table.snapshot import Netns, Notice, Provenance
+from finwait.tcp.state import TcpState
 from finwait.text.messages import mark
 from finwait.wire.inet_diag import SOCK_DIAG_BY_FAMILY, TCPDIAG_GETSOCK
-from finwait.wire.netlink import NLMSG_DONE, NLMSGHDR
+from finwait.wire.netlink import NLMSG_DONE, NLMSGHDR, TRUNCATED, align, excerpt_of
 from finwait.wire.netstat_text import parse_netstat
 from finwait.wire.proc_net_tcp import parse_proc_net_tcp
 from finwait.wire.ss_text import parse_ss
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import BinaryIO, Protocol
 
-    from finwait.table.batch import Batch
     from finwait.table.request import Request
     from finwait.wire.records import SocketRecord
 
@@ -42,9 +44,12 @@ if TYPE_CHECKING:
 
 
 SAMPLE_BYTES = 1 << 16
+MESSAGE_BYTES = 1 << 16  # no socket's message is longer: the kernel sends some 1,000 bytes
+MAX_ERRNO = 4096  # include/linux/err.h
 CUT = mark("the recording ends in the middle of a socket; what stands before was read")
 KERNEL_ERROR = mark("the recorded dump ends with the kernel's error: {reason}")
 UNREAD_LINES = mark("{count} lines look like connections but could not be understood, the first is line {line}: {text}")
+NO_SUCH_STATE = mark("the socket at offset {offset} is in state {state}, which TCP does not have")
 NOT_A_RECORDING = mark(
     "{path} is no recording that finwait reads: raw dumps of ss -D, X.finwait, text of ss, netstat or /proc/net/tcp"
 )
@@ -75,12 +80,9 @@ def open_recording(path: str) -> Recording:
     """
     name = "standard input" if path == "-" else path
     try:
-        file = _seekable_input() if path == "-" else open(path, "rb")  # noqa: SIM115 - the reader closes it
-        sample = file.read(SAMPLE_BYTES)
-        file.seek(0)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise SourceError("cannot read {path}: {reason}", path=name, reason=reason) from error
+        file, sample = _open_seekable(path)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise SourceError("cannot read {path}: {reason}", path=name, reason=_reason(error)) from error
     if sample.startswith(b"PK\x03\x04"):
         from finwait.sources.archive import open_archive
 
@@ -97,25 +99,49 @@ def open_recording(path: str) -> Recording:
     return Recording([TextReader(file, kind)], provenance, [])
 
 
-def _seekable_input() -> BinaryIO:
-    """Standard input, kept in a file without a name where it is a pipe."""
-    stream = sys.stdin.buffer
-    if stream.seekable():
-        return stream
+def _open_seekable(path: str) -> tuple[BinaryIO, bytes]:
+    """The file at `path` and how it begins; a pipe is kept in a file without a name."""
+    if path == "-" and sys.stdin is None:
+        raise OSError(EBADF, os.strerror(EBADF))
+    file: BinaryIO = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115 - the reader closes it
+    try:
+        if not file.seekable():
+            file = _kept(file)
+        sample = file.read(SAMPLE_BYTES)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file, sample
+
+
+def _kept(pipe: BinaryIO) -> BinaryIO:
     from shutil import copyfileobj
     from tempfile import TemporaryFile
 
     kept = TemporaryFile()  # noqa: SIM115 - the reader closes it
-    copyfileobj(stream, kept)
+    with pipe:
+        copyfileobj(pipe, kept)
     kept.seek(0)
     return kept
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """What the system says of `error`; some errors of Python's own have no number."""
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number else str(error)
+
+
+def _reason_of_errno(errno: int) -> str:
+    """The same of a number that stands in a recording, where any number may stand."""
+    return os.strerror(errno) if 0 < errno < MAX_ERRNO else f"errno {errno}"
 
 
 def _is_raw_dump(sample: bytes) -> bool:
     if len(sample) < NLMSGHDR.size:
         return False
     length, kind, _, _, _ = NLMSGHDR.unpack_from(sample)
-    return (kind in {SOCK_DIAG_BY_FAMILY, TCPDIAG_GETSOCK} and 88 <= length < 0x10000) or (
+    return (kind in {SOCK_DIAG_BY_FAMILY, TCPDIAG_GETSOCK} and 88 <= length <= MESSAGE_BYTES) or (
         kind == NLMSG_DONE and length in {16, 20}
     )
 
@@ -157,15 +183,15 @@ class RawDumpReader(_RecordingReader):
             length = kept + received
             if not length:
                 break
-            parsed = self._parse(buffer[:length], length, offset)
-            if len(parsed.offsets):
-                yield seen.pass_through(decode_buffer(buffer[:length], parsed, wanted, self.interface_names))
+            parsed, batch = self._parse(buffer, length, offset, wanted)
+            if batch.length:
+                yield seen.pass_through(batch)
             if parsed.errno:
-                reason = os.strerror(parsed.errno)
-                notices.append(Notice("recorded_error", KERNEL_ERROR, missing="sockets", arguments={"reason": reason}))
+                arguments = {"reason": _reason_of_errno(parsed.errno)}
+                notices.append(Notice("recorded_error", KERNEL_ERROR, missing="sockets", arguments=arguments))
             kept = length - parsed.end
             offset += parsed.end
-            if not received:
+            if kept and not received:
                 notices.append(Notice("recording_cut", CUT, missing="sockets"))
                 break
             buffer[:kept] = bytes(buffer[parsed.end : length])
@@ -177,14 +203,36 @@ class RawDumpReader(_RecordingReader):
         try:
             return self.file.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
         except OSError as error:
-            raise SourceError("cannot read the recording: {reason}", reason=os.strerror(error.errno or 0)) from error
+            raise SourceError("cannot read the recording: {reason}", reason=_reason(error)) from error
 
-    def _parse(self, buffer: memoryview, length: int, offset: int) -> DiagBuffer:
+    def _parse(self, buffer: memoryview, length: int, offset: int, wanted: Sequence[str]) -> tuple[DiagBuffer, Batch]:
+        """What ``buffer[:length]`` holds; it stands `offset` bytes behind the file's beginning, where errors point."""
         try:
-            return DiagBuffer(buffer, length, cut=True)
+            parsed = DiagBuffer(buffer, length, cut=True)
+            _check_rest(buffer[parsed.end : length], parsed.end)
+            batch = Batch(0, {})
+            if len(parsed.offsets):  # the last message may lack the padding behind it: whatever stands there will do
+                batch = decode_buffer(buffer[: align(length)], parsed, wanted, self.interface_names)
+                _check_states(batch, parsed)
         except ParseError as error:
             error.arguments["offset"] = error.offset = error.offset + offset
             raise
+        return parsed, batch
+
+
+def _check_rest(rest: memoryview, offset: int) -> None:
+    """Raise ParseError where what seems a message that goes on is too long to be one."""
+    size = NLMSGHDR.unpack_from(rest)[0] if len(rest) >= NLMSGHDR.size else 0
+    if size > MESSAGE_BYTES:
+        raise ParseError(TRUNCATED, offset=offset, excerpt=excerpt_of(rest, 0), length=size)
+
+
+def _check_states(batch: Batch, parsed: DiagBuffer) -> None:
+    states = batch.column("state").values
+    wrong = (states < min(TcpState)) | (states > max(TcpState))
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise ParseError(NO_SUCH_STATE, offset=int(parsed.offsets[at]), state=int(states[at]))
 
 
 class TextReader(_RecordingReader):

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 
-from finwait.errors import UsageError
+from finwait.errors import FinwaitError, Phrase, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from gettext import GNUTranslations
 
 LANGUAGES = ("en", "zh_CN")
@@ -28,6 +28,17 @@ def mark(message_id: str) -> str:
 def translate(message_id: str) -> str:
     """`message_id` in the chosen language."""
     return message_id if _catalogue is None else _catalogue.gettext(message_id)
+
+
+def localize(message: object, show: Callable[[str], str] = str) -> str:
+    """`message` (an error, a phrase, or any value that fills a place) in the chosen language.
+
+    show: what each value that is no message passes through, such as the escaper of foreign strings.
+    """
+    if isinstance(message, FinwaitError | Phrase):
+        arguments = {name: localize(value, show) for name, value in message.arguments.items()}
+        return translate(message.message_id).format(**arguments)
+    return show(str(message))
 
 
 def parse_language(word: str) -> str:
@@ -56,12 +67,17 @@ def language_of_environment(environ: Mapping[str, str]) -> str:
 
 
 def use_language(language: str) -> None:
-    """Speak `language` (one of LANGUAGES) from now on. Only a language other than English opens a file."""
+    """Speak `language` (one of LANGUAGES) from now on. Only a language other than English opens a file; where it is not
+    there (a source tree that was never built) English remains.
+    """  # fmt: skip
     global _catalogue
+    _catalogue = None
     if language == "en":
-        _catalogue = None
         return
     from gettext import GNUTranslations
 
-    with open(os.path.join(_LOCALE_DIR, language, "LC_MESSAGES", "finwait.mo"), "rb") as file:
-        _catalogue = GNUTranslations(file)
+    try:
+        with open(os.path.join(_LOCALE_DIR, language, "LC_MESSAGES", "finwait.mo"), "rb") as file:
+            _catalogue = GNUTranslations(file)
+    except OSError:
+        return

@@ -7,9 +7,12 @@ def display_width(text: str) -> int:
     """Cells that `text` takes on a terminal."""
     if text.isascii():
         return len(text)
-    from unicodedata import combining, east_asian_width
+    from unicodedata import category, east_asian_width
 
-    return sum(0 if combining(character) else 1 + (east_asian_width(character) in "WF") for character in text)
+    return sum(
+        0 if category(character) in {"Mn", "Me"} else 1 + (east_asian_width(character) in {"W", "F"})
+        for character in text
+    )
 
 
 def pad_right(text: str, width: int) -> str:
