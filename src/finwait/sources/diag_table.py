@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from finwait.table.snapshot import Notice
 
     Sink = Callable[[memoryview], None]
+    Fill = Callable[[memoryview], tuple[int, bool]]
 
 BATCH_BYTES = 2 << 20  # some 17,000 sockets a batch without extensions; 88 bytes at least a socket keep it below 65,536
 RECEIVE_BYTES = 1 << 16
@@ -86,35 +87,81 @@ class DiagWalk:
         request = self._request
         send_request(self._diag, build_tcp_dump(request.family, request.states, request.extensions, request.bytecode))
         buffer = memoryview(bytearray(BATCH_BYTES))
-        done = False
-        while not done:
-            length, parsed = self._fill(buffer)
-            done = parsed.done
-            if len(parsed.offsets):
-                yield self._seen.pass_through(
-                    decode_buffer(buffer[:length], parsed, self._wanted, self._interface_names)
-                )
-            raise_for_errno(parsed.errno)
+        length, ended = self._fill(buffer)
+        done, batch = self._decode(buffer, length)
+        yield from batch
+        if ended or done:
+            return
+        for filled, filled_length in _fill_ahead(self._fill, buffer):
+            done, batch = self._decode(filled, filled_length)
+            yield from batch
+            if done:
+                return
+        raise SourceError(END_MISSING)
 
-    def _fill(self, buffer: memoryview) -> tuple[int, DiagBuffer]:
-        """Receive until `buffer` is nearly full or the dump has ended; (bytes, what they hold)."""
+    def _fill(self, buffer: memoryview) -> tuple[int, bool]:
+        """Receive until `buffer` is nearly full or nothing more comes: (bytes, whether nothing more comes)."""
         length = 0
         while length + RECEIVE_BYTES <= len(buffer):
             received = receive_into(self._diag, buffer[length:])
             if not received:
-                break
+                return length, True
             if self._sink is not None:
                 self._sink(buffer[length : length + received])
             length += received
-        if not length:
-            raise SourceError(END_MISSING)
+        return length, False
+
+    def _decode(self, buffer: memoryview, length: int) -> tuple[bool, list[Batch]]:
+        """Whether the dump's end stands in `buffer`, and its sockets. Raises what the kernel refused."""
         parsed = DiagBuffer(buffer, length)
         self.interrupted |= parsed.interrupted
-        return length, parsed
+        raise_for_errno(parsed.errno)
+        if not len(parsed.offsets):
+            return parsed.done, []
+        batch = decode_buffer(buffer[:length], parsed, self._wanted, self._interface_names)
+        return parsed.done, [self._seen.pass_through(batch)]
 
     def notice(self) -> Notice | None:
         """What to tell about the walk when it has ended."""
         return walk_notice(self._seen.duplicates, interrupted=self.interrupted)
+
+
+def _fill_ahead(fill: Fill, spare: memoryview) -> Iterator[tuple[memoryview, int]]:
+    """Buffers as a thread fills them, one ahead of the reader; the kernel walks while rows are decoded and written.
+
+    A buffer is the reader's until it asks for the next one. Whatever `fill` raises is raised here.
+    """
+    from queue import SimpleQueue
+    from threading import Thread
+
+    free: SimpleQueue[memoryview | None] = SimpleQueue()
+    filled: SimpleQueue[tuple[memoryview, int] | BaseException | None] = SimpleQueue()
+    free.put(spare)
+    free.put(memoryview(bytearray(len(spare))))
+
+    def work() -> None:
+        try:
+            while (buffer := free.get()) is not None:
+                length, ended = fill(buffer)
+                if length:
+                    filled.put((buffer, length))
+                if ended:
+                    break
+            filled.put(None)
+        except BaseException as error:  # noqa: BLE001 - carried to the reader's thread
+            filled.put(error)
+
+    thread = Thread(target=work, name="finwait-walk")
+    thread.start()
+    try:
+        while (item := filled.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+            free.put(item[0])
+    finally:
+        free.put(None)
+        thread.join()
 
 
 def read_batches(
