@@ -1,7 +1,7 @@
 """The console examples of the documentation: found, run, compared, and filled in.
 
 A fenced block of kind ``console`` is an example: a line that begins with ``$ `` is a command for bash, what follows is
-what it prints, standard output first and then standard error. Every block is run. A comment right before it says where:
+what a terminal without colours then shows. Every block is run. A comment right before it says where:
 
     <!-- population: leak -->     in a network namespace with the sockets of docs/examples/leak.json
 
@@ -12,10 +12,13 @@ the repository's; what they write there is seen by later examples of the same pa
 from __future__ import annotations
 
 import difflib
+import errno
 import os
+import pty
 import re
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -86,11 +89,31 @@ class Runner:
         command = ("bash", "-c", example.command)
         if example.population is not None:
             command = self.enter(*command)
-        done = subprocess.run(
-            command, cwd=self._directory.name, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True,
-            timeout=_TIMEOUT_S, check=False,
-        )  # fmt: skip
-        return (done.stdout + done.stderr).decode()
+        return _run_on_terminal(command, self._directory.name)
+
+
+def _run_on_terminal(command: tuple[str, ...], directory: str) -> str:
+    """What a person sees: both outputs in their order, on a terminal of 100 columns that knows no colours."""
+    near, far = pty.openpty()
+    modes = termios.tcgetattr(far)
+    modes[1] &= ~termios.OPOST  # newlines stay what they are
+    termios.tcsetattr(far, termios.TCSANOW, modes)
+    termios.tcsetwinsize(far, (60, int(_environment()["COLUMNS"])))
+    process = subprocess.Popen(
+        command, cwd=directory, env=_environment(), stdin=subprocess.DEVNULL, stdout=far, stderr=far
+    )
+    os.close(far)
+    parts = []
+    try:
+        while part := os.read(near, 65536):
+            parts.append(part)
+    except OSError as error:
+        if error.errno != errno.EIO:  # so ends a terminal that nobody holds any more
+            raise
+    finally:
+        os.close(near)
+        process.wait(_TIMEOUT_S)
+    return b"".join(parts).decode()
 
 
 def _environment() -> dict[str, str]:

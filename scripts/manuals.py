@@ -153,7 +153,7 @@ def _exit_status(table: list[str]) -> Iterator[str]:
     """The rows of docs/exit-codes.md: | code | exception | meaning |."""
     for line in table:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if cells[0].isdigit():
+        if line.startswith("|") and cells[0].isdigit():
             yield from (".TP", cells[0], _inline(cells[2]))
 
 

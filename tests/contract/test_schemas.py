@@ -1,0 +1,98 @@
+"""The documents that finwait prints are those of docs/schemas."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMAS = ROOT / "docs" / "schemas"
+TEXTS = sorted((ROOT / "tests" / "fixtures" / "text").glob("*.txt"))
+TICKETS = sorted((ROOT / "docs" / "examples").glob("*.txt"))
+RECORDINGS = [str(path.relative_to(ROOT)) for path in [*TICKETS, *TEXTS]]
+COUNTS = [
+    (),
+    ("--by", "state,peer_address,process", "--top", "2"),
+    ("--by", "local,ip_version,v6only,timer,netns"),
+    ("--lang", "zh"),
+    ("state", "close-wait"),
+    ("recv-q", ">", "0"),
+    ("autobound",),
+]
+LISTS = [(), ("-o", "-i", "-m"), ("--limit", "2"), ("state", "closing"), ("--lang", "zh"), ("fwmark", "=", "1")]
+
+
+def printed(*arguments: str) -> str:
+    command = (sys.executable, "-m", "finwait", *arguments)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def schema(name: str) -> dict[str, Any]:
+    return json.loads((SCHEMAS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def document_validator(name: str) -> Draft202012Validator:
+    return Draft202012Validator(schema(name))
+
+
+def record_validator() -> Draft202012Validator:
+    whole = schema("finwait.list-1")
+    return Draft202012Validator({"$ref": "#/$defs/record", "$defs": whole["$defs"]})
+
+
+@pytest.mark.parametrize("path", sorted(SCHEMAS.glob("*.json")), ids=lambda path: path.name)
+def test_a_schema_is_a_schema(path: Path) -> None:
+    Draft202012Validator.check_schema(json.loads(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("arguments", COUNTS, ids=" ".join)
+@pytest.mark.parametrize(
+    "where", [(), ("--source", "proc"), *(("--read", path) for path in RECORDINGS[:3])], ids=" ".join
+)
+def test_a_count_is_what_its_schema_says(where: tuple[str, ...], arguments: tuple[str, ...]) -> None:
+    document_validator("finwait.count-1").validate(json.loads(printed("count", "--json", *where, *arguments)))
+
+
+@pytest.mark.parametrize("arguments", LISTS, ids=" ".join)
+@pytest.mark.parametrize(
+    "where", [(), ("--source", "proc"), *(("--read", path) for path in RECORDINGS[:3])], ids=" ".join
+)
+def test_a_list_is_what_its_schema_says(where: tuple[str, ...], arguments: tuple[str, ...]) -> None:
+    document_validator("finwait.list-1").validate(json.loads(printed("list", "--json", *where, *arguments)))
+    validator = record_validator()
+    for line in printed("list", "--ndjson", *where, *arguments).splitlines():
+        validator.validate(json.loads(line))
+
+
+@pytest.mark.parametrize("recording", RECORDINGS)
+def test_every_recording_gives_valid_documents(recording: str) -> None:
+    count = json.loads(printed("count", "--ndjson", "--read", recording))
+    document_validator("finwait.count-1").validate(count)
+    listed = json.loads(printed("list", "--json", "--read", recording))
+    document_validator("finwait.list-1").validate(listed)
+    assert count["total"] == listed["total"] == len(listed["rows"])
+
+
+def test_by_state_alone_a_count_has_all_eleven_states() -> None:
+    rows = json.loads(printed("count", "--json", "--read", RECORDINGS[0]))["rows"]
+    assert len(rows) == 11
+    assert [set(row) for row in rows] == [{"state", "count"}] * 11
+
+
+def test_a_schema_refuses_what_it_does_not_name() -> None:
+    document = json.loads(printed("count", "--json", "--read", RECORDINGS[0]))
+    with pytest.raises(ValidationError):
+        document_validator("finwait.count-1").validate({**document, "unheard_of": 1})
+
+
+def test_the_last_record_of_a_list_is_its_end() -> None:
+    lines = printed("list", "--ndjson", "--read", RECORDINGS[0]).splitlines()
+    records = [json.loads(line)["record"] for line in lines]
+    assert records == ["row"] * (len(lines) - 1) + ["end"]
