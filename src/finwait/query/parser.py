@@ -46,7 +46,7 @@ from finwait.table.columns import (
     fold_name,
     parse_timer,
 )  # fmt: skip
-from finwait.tcp.state import ALL_STATES, TcpState, is_state_word, parse_states
+from finwait.tcp.state import ALL_STATES, TcpState, is_state_word, nearest_state, parse_states
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,10 +135,9 @@ class _FilterParser:
         return ALL_STATES if states is None else states
 
     def _parse_state_word(self, word: Word) -> frozenset[TcpState]:
-        try:
-            return parse_states(word.text)
-        except UsageError as error:
-            raise self._wrong(error, word) from None
+        if not is_state_word(word.text):
+            raise self._wrong(Phrase("unknown TCP state '{word}'", word=word.text), word, nearest_state(word.text))
+        return parse_states(word.text)
 
     # -- EXPR
 

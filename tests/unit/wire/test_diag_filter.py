@@ -1,4 +1,4 @@
-"""The bytecode assembler against an interpreter and an audit written after net/ipv4/inet_diag.c."""
+"""The bytecode assembler against the machine of `bytecode_machine`."""
 
 from __future__ import annotations
 
@@ -8,66 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finwait.wire.diag_filter import (
-    D_EQ,
-    D_GE,
-    D_LE,
-    JMP,
-    NOP,
     S_COND,
-    S_EQ,
-    S_GE,
-    S_LE,
     Branch,
     assemble,
     host_condition,
     port_condition,
 )
-
-COMPARE = {
-    S_GE: lambda sport, _, port: sport >= port,
-    S_LE: lambda sport, _, port: sport <= port,
-    S_EQ: lambda sport, _, port: sport == port,
-    D_GE: lambda _, dport, port: dport >= port,
-    D_LE: lambda _, dport, port: dport <= port,
-    D_EQ: lambda _, dport, port: dport == port,
-}
-
-
-def run(program: bytes, sport: int, dport: int) -> bool:
-    """inet_diag_bc_run: what is left is 0 where it accepts and -4 where it rejects."""
-    at = 0
-    while at < len(program):
-        code, yes, no = struct.unpack_from("=BBH", program, at)
-        if code == NOP:
-            holds = True
-        elif code == JMP:
-            holds = False
-        elif code == S_COND:
-            (port,) = struct.unpack_from("=i", program, at + 8)
-            holds = port in {-1, sport}
-        else:
-            holds = COMPARE[code](sport, dport, struct.unpack_from("=H", program, at + 6)[0])
-        at += yes if holds else no
-    return at == len(program)
-
-
-def audit(program: bytes) -> bool:
-    """inet_diag_bc_audit and valid_cc: operations follow one another by `yes`; every `no` lands on one, or at the end."""
-    starts, at = set(), 0
-    while at < len(program):
-        starts.add(at)
-        code, yes, _ = struct.unpack_from("=BBH", program, at)
-        if yes < (4 if code in {NOP, JMP} else 8) or yes % 4:
-            return False
-        at += yes
-    if at != len(program):
-        return False
-    targets = {start + struct.unpack_from("=H", program, start + 2)[0] for start in starts}
-    return all(target in starts or target in {len(program), len(program) + 4} for target in targets)
-
+from tests.unit.wire.bytecode_machine import AF_INET6, COMPARE, Entry, audit, run
 
 LEAVES = st.builds(
-    lambda code, port: Branch("leaf", condition=port_condition(code, port)), st.sampled_from(sorted(COMPARE)), st.integers(0, 20)
+    lambda code, port: Branch("leaf", condition=port_condition(code, port)),
+    st.sampled_from(sorted(COMPARE)),
+    st.integers(0, 20),
 ) | st.builds(
     lambda port, octets: Branch("leaf", condition=host_condition(S_COND, 10, octets, 0, port)),
     st.integers(0, 20) | st.none(),
@@ -87,7 +39,7 @@ def truth(tree: Branch, sport: int, dport: int) -> bool:
         code, operand = tree.condition.code, tree.condition.operand
         if code == S_COND:
             return struct.unpack_from("=i", operand, 4)[0] in {-1, sport}
-        return bool(COMPARE[code](sport, dport, struct.unpack_from("=H", operand, 2)[0]))
+        return bool(COMPARE[code](Entry(sport=sport, dport=dport), struct.unpack_from("=H", operand, 2)[0]))
     parts = [truth(part, sport, dport) for part in tree.parts]
     return not parts[0] if tree.kind == "not" else all(parts) if tree.kind == "and" else any(parts)
 
@@ -97,7 +49,7 @@ def test_a_program_accepts_what_its_tree_accepts_and_passes_the_audit(tree: Bran
     program = assemble(tree)
     assert program is not None
     assert audit(program)
-    assert run(program, sport, dport) == truth(tree, sport, dport)
+    assert run(program, Entry(AF_INET6, sport=sport, dport=dport)) == truth(tree, sport, dport)
 
 
 def test_a_jump_of_more_than_255_bytes_goes_through_a_jmp() -> None:
@@ -106,7 +58,7 @@ def test_a_jump_of_more_than_255_bytes_goes_through_a_jmp() -> None:
     assert program is not None
     assert len(program) > 40 * 28
     assert audit(program)
-    assert [run(program, sport, 0) for sport in (0, 20, 39, 40)] == [True, True, True, False]
+    assert [run(program, Entry(AF_INET6, sport=sport)) for sport in (0, 20, 39, 40)] == [True, True, True, False]
 
 
 def test_a_program_that_the_kernel_could_not_jump_through_is_none() -> None:
