@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 import shutil
 import subprocess
@@ -76,11 +75,13 @@ def test_every_console_example_prints_what_the_page_says(page: Path, hold: Calla
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```pycon" in read(page)], ids=str)
-def test_every_python_example_gives_what_the_page_says(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    text = "\n".join(body for kind, body in _FENCE.findall(read(page)) if kind == "pycon")
-    test = doctest.DocTestParser().get_doctest(text, {}, str(page), str(page), 0)
-    assert doctest.DocTestRunner(verbose=False).run(test).failed == 0
+def test_every_python_example_gives_what_the_page_says(page: Path, tmp_path: Path) -> None:
+    examples_of_page = tmp_path / f"{page.name}.txt"
+    blocks = (body for kind, body in _FENCE.findall(read(page)) if kind == "pycon")
+    examples_of_page.write_text("\n".join(blocks), encoding="utf-8")
+    command = (sys.executable, "-m", "doctest", str(examples_of_page))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
@@ -228,7 +229,7 @@ def test_zsh_reads_its_completion() -> None:
 
 
 def test_no_committed_file_names_this_machines_paths() -> None:
-    foreign = re.compile(rf"{re.escape(str(ROOT.parent))}/|/home/\w+/|/Users/\w+/")
+    foreign = re.compile(r"/work/\w|/home/\w|/Users/\w|/root/\w")
     assert _lines_with(foreign) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -46,6 +47,18 @@ def test_a_translation_that_fills_other_places_is_told() -> None:
     assert catalogue.find_problems({"{a} of {b}": catalogue.Translation("{a}")}, "zh_CN")
     assert catalogue.find_problems({"a": catalogue.Translation("b", fuzzy=True)}, "zh_CN")
     assert catalogue.find_problems({"a": catalogue.Translation("")}, "zh_CN")
+
+
+def test_no_message_is_built_of_pieces() -> None:
+    """A catalogue has whole messages: a literal, or the name of one that is marked where it stands."""
+    built = []
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in catalogue.KEYWORDS:
+                at = catalogue.KEYWORDS[node.func.id][0] - 1
+                if len(node.args) > at and isinstance(node.args[at], ast.JoinedStr | ast.BinOp):
+                    built.append(f"{path}:{node.lineno}")
+    assert built == []
 
 
 @pytest.mark.parametrize("name", sorted(goldens.COMMANDS))
