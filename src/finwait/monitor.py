@@ -9,7 +9,7 @@ from finwait.errors import NotPermitted, NotSupported, SourceError, UsageError
 from finwait.query.evaluate import accepted_rows
 from finwait.query.names import Names
 from finwait.query.pushdown import push_down
-from finwait.sources.census import CLOSED_NOT_VISIBLE, CLOSED_REMEDY, FALLBACK, add_closed_notice
+from finwait.sources.census import FALLBACK, add_closed_notice
 from finwait.sources.readers import Reader, SockDiagReader, open_readers
 from finwait.table.batch import Batch, ColumnData, needed_columns
 from finwait.table.columns import extensions_for
@@ -78,6 +78,7 @@ class Stream:
         self.names = Names(question.wanted)
         self.provenance = Provenance(question.source, host=os.uname().nodename)
         self._closed_seen = 0
+        self._closed_recordable = False
         self._seen = 0
         self._yielded = False
 
@@ -89,19 +90,8 @@ class Stream:
             provenance.taken_from = time.time()
             yield from self._read_host()
             provenance.taken_to = time.time()
-        if provenance.source != "recording":
+        if TcpState.CLOSE in self.question.wanted.states and not self._closed_recordable:
             add_closed_notice(self._closed_seen, self._seen, self.question.request, provenance)
-        elif not self._closed_seen:
-            arguments = {"source": provenance.source}
-            provenance.add_notice(
-                Notice(
-                    "closed_not_visible",
-                    CLOSED_NOT_VISIBLE,
-                    missing="closed",
-                    remedy=CLOSED_REMEDY,
-                    arguments=arguments,
-                )
-            )
 
     # -- where from
 
@@ -115,6 +105,7 @@ class Stream:
             provenance.taken_from, provenance.taken_to = found.taken_from, found.taken_to
             for notice in found.notices:
                 provenance.add_notice(notice)
+            self._closed_recordable = recording.shows_closed
             for reader in recording.readers:
                 yield from self._read(reader)
 

@@ -12,6 +12,7 @@ import time
 
 from finwait.errors import ParseError, Phrase, SourceError, UsageError
 from finwait.sources.bindings import read_interface_names
+from finwait.sources.capabilities import probe_closed_visible
 from finwait.sources.namespaces import Place, open_inside
 from finwait.sources.recording import RawDumpReader, Recording, strip_done
 from finwait.table.snapshot import Netns, Notice, Provenance
@@ -72,7 +73,7 @@ def _read_manifest(archive: ZipFile, file: BinaryIO, name: str) -> Recording:
     for warning in manifest["warnings"]:
         arguments = {"code": str(warning["code"])}
         provenance.add_notice(Notice("recorded_incomplete", INCOMPLETE, missing="sockets", arguments=arguments))
-    return Recording(readers, provenance, (archive, file))
+    return Recording(readers, provenance, (archive, file), shows_closed=manifest["shows_closed"] is True)
 
 
 def _damages() -> tuple[type[Exception], ...]:
@@ -231,10 +232,8 @@ class Recorder:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.file.fileno(), inheritable=False)  # what is still on its way there may fail no more
             os.close(nowhere)
-            self.part.close()
-            if self.archive is not None:
-                self.archive.close()
-            self.file.close()
+            for writer in (self.part, self.archive, self.file):
+                _close_unfinished(writer)
         if os.path.exists(self.partial):
             os.unlink(self.partial)
 
@@ -249,9 +248,21 @@ class Recorder:
             "taken_to": time.time(),
             "boot_clock_from": self.began[1],
             "boot_clock_to": time.clock_gettime(time.CLOCK_BOOTTIME),
+            "shows_closed": probe_closed_visible() is True,
             "warnings": [{"code": notice.code} for notice in provenance.notices if notice.incomplete],
             "namespaces": self.namespaces,
         }
+
+
+def _close_unfinished(writer: BinaryIO | ZipFile | None) -> None:
+    """Close one part of a recording that nobody will read; an archive that is not whole complains in many ways."""
+    from struct import error as struct_error
+
+    try:
+        if writer is not None:
+            writer.close()
+    except (OSError, ValueError, struct_error):
+        return
 
 
 def _cannot_write(path: str, error: OSError) -> SourceError:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from finwait.table.request import Request
 
 CLOSED_NOT_VISIBLE = mark("bound but unconnected sockets (CLOSED) cannot be seen by {source} on this kernel")
+CLOSED_NOT_RECORDED = mark("bound but unconnected sockets (CLOSED) are not in this recording, or could not be seen when it was made")
 CLOSED_REMEDY = mark("Linux 6.8 or later, with sock_diag")
 FALLBACK = mark("sock_diag does not answer ({reason}); read /proc/net/tcp instead")
 
@@ -35,9 +36,7 @@ def take_census(request: Request, source: str = "auto") -> Snapshot:
             if source != "auto" or request.all_netns or request.netns:
                 raise
             provenance = Provenance("proc", host=provenance.host, taken_from=provenance.taken_from)
-            provenance.add_notice(
-                Notice("source_fallback", FALLBACK, incomplete=False, arguments={"reason": error})
-            )
+            provenance.add_notice(Notice("source_fallback", FALLBACK, incomplete=False, arguments={"reason": error}))
             source = "proc"
     if source == "proc":
         from finwait.sources.proc_net import count_states as count_proc_states
@@ -79,12 +78,8 @@ def add_closed_notice(closed_seen: int, sockets: int, request: Request, provenan
 
         if probe_closed_visible(sockets, request.roots.sys) is not False:
             return
+    message = CLOSED_NOT_RECORDED if provenance.source == "recording" else CLOSED_NOT_VISIBLE
+    arguments = {"source": provenance.source}
     provenance.add_notice(
-        Notice(
-            "closed_not_visible",
-            CLOSED_NOT_VISIBLE,
-            missing="closed",
-            remedy=CLOSED_REMEDY,
-            arguments={"source": provenance.source},
-        )
+        Notice("closed_not_visible", message, missing="closed", remedy=CLOSED_REMEDY, arguments=arguments)
     )

@@ -56,11 +56,17 @@ NOT_A_RECORDING = mark(
 
 
 class Recording:
-    """An open recording: a reader for each of its namespaces, and what it tells of itself. A context manager."""
+    """An open recording: a reader for each of its namespaces, and what it tells of itself. A context manager.
 
-    __slots__ = ("_files", "provenance", "readers")
+    shows_closed: whether bound but unconnected sockets would stand in it.
+    """
 
-    def __init__(self, readers: Sequence[Reader], provenance: Provenance, files: Sequence[Closable]) -> None:
+    __slots__ = ("_files", "provenance", "readers", "shows_closed")
+
+    def __init__(
+        self, readers: Sequence[Reader], provenance: Provenance, files: Sequence[Closable], *, shows_closed: bool = False
+    ) -> None:
+        self.shows_closed = shows_closed
         self.readers = tuple(readers)
         self.provenance = provenance
         self._files = tuple(files)
