@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FinwaitError as error:
         return _say(error)
     except KeyboardInterrupt:
+        _forget_output()  # whoever reads it may have stopped reading
         return 130
     except OSError as error:
         _forget_output()
@@ -49,7 +50,7 @@ def _open_streams() -> None:
 
 
 def _forget_output() -> None:
-    """Let what is still to be written to stdout go nowhere, else the interpreter complains about it at its end."""
+    """Let what is still to be written to stdout go nowhere: at its end the interpreter would wait for it, or complain."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)

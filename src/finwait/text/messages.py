@@ -68,16 +68,17 @@ def language_of_environment(environ: Mapping[str, str]) -> str:
 
 def use_language(language: str) -> None:
     """Speak `language` (one of LANGUAGES) from now on. Only a language other than English opens a file; where it is not
-    there (a source tree that was never built) English remains.
+    there (a source tree that was never built) or damaged, English remains.
     """  # fmt: skip
     global _catalogue
     _catalogue = None
     if language == "en":
         return
     from gettext import GNUTranslations
+    from struct import error as struct_error
 
     try:
         with open(os.path.join(_LOCALE_DIR, language, "LC_MESSAGES", "finwait.mo"), "rb") as file:
             _catalogue = GNUTranslations(file)
-    except OSError:
+    except (OSError, ValueError, struct_error):
         return

@@ -72,7 +72,7 @@ def test_without_a_catalogue_english_remains(monkeypatch: pytest.MonkeyPatch, tm
 def test_a_damaged_catalogue_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(messages, "_LOCALE_DIR", str(tmp_path))
     (tmp_path / "zh_CN" / "LC_MESSAGES").mkdir(parents=True)
-    for damaged in (b"garbage", b"\xde\x12\x04\x95" + b"\xff" * 60):
+    for damaged in (b"", b"garbage", b"\xde\x12\x04\x95" + b"\xff" * 60):
         (tmp_path / "zh_CN" / "LC_MESSAGES" / "finwait.mo").write_bytes(damaged)
         use_language("zh_CN")
         assert translate("total") == "total"
