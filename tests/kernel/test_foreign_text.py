@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NASTY = ["\x1b[31mred", "\x1b]52;c;ZXZpbA==\x07", "\x9b2J", "\x90q\x9c", "\u202eevil\u2066", "del\x7f", "bell\x07\x08",
-         "\x0e\x0f", "=1+1", "+1", "-1", "@SUM(1)", "数据库服务器", "\u200b\ufeff", "a,b;'", "e\u0301", "{place}%s", "\\x1b"]  # fmt: skip
+         "\x0e\x0f", "=1+1", "+1", "-1", "@SUM(1)", "数据库服务器", "\u200b\ufeff", "a,b;'", "e\u0301", "{place}%s",
+         "\\x1b"]  # fmt: skip
 MORE = ["tab\tx", "\tx", "\rx", "line\nend", "\x00zero", '"quoted"', "", "x" * 300]  # not in a line of text
 OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 

@@ -77,21 +77,30 @@ class RowRenderer:
         if not batch.length:
             return b""
         blocks = [self._block(batch, name) for name in self.columns]
-        for index, block in enumerate(blocks):
-            self.widths[index] = max(self.widths[index], block.shape[1])
+        cells = [self._cells(name, block) for name, block in zip(self.columns, blocks, strict=True)]
+        self.widths = [*map(max, self.widths, cells)]
+        # bytes of each column: as many more than its cells as its block has
+        sizes = [width + block.shape[1] - own for width, block, own in zip(self.widths, blocks, cells, strict=True)]
         last = len(blocks) - 1
-        length = sum(self.widths[:last]) + GAP * last + blocks[last].shape[1] + 1
+        right = COLUMN_BY_NAME[self.columns[last]].right_aligned
+        length = sum(sizes[:last]) + GAP * last + (sizes[last] if right else blocks[last].shape[1]) + 1
         page = np.full((batch.length, length), BLANK, dtype=np.uint8)
         at = 0
-        for index, (name, block) in enumerate(zip(self.columns, blocks, strict=True)):
-            if index == last or not COLUMN_BY_NAME[name].right_aligned:
+        for name, block, size in zip(self.columns, blocks, sizes, strict=True):
+            if not COLUMN_BY_NAME[name].right_aligned:
                 page[:, at : at + block.shape[1]] = block
             else:
-                page[:, at + self.widths[index] - block.shape[1] : at + self.widths[index]] = block
-            at += self.widths[index] + GAP
+                page[:, at + size - block.shape[1] : at + size] = block
+            at += size + GAP
         page[:, -1] = 10
         flat = page.reshape(-1)
-        return flat[flat != 0].tobytes() if any(_has_wide(block) for block in blocks) else flat.tobytes()
+        return flat.tobytes() if sizes == self.widths else flat[flat != 0].tobytes()
+
+    def _cells(self, name: str, block: Array) -> int:
+        """Terminal cells of a row of `block`; foreign text may have more bytes than cells."""
+        if COLUMN_BY_NAME[name].kind not in {TEXT, ENDPOINT} or (block.max() < 128 and block.all()):
+            return int(block.shape[1])
+        return display_width(block[0].tobytes().replace(b"\0", b"").decode(self.encoding))
 
     # -- columns as matrices of bytes
 
@@ -123,9 +132,13 @@ class RowRenderer:
         return right_aligned_numbers(np.where(queue.valid_mask(), queue.values, waiting))
 
     def _texts(self, data: ColumnData) -> Array:
-        """Foreign text, escaped. Zero bytes fill rows whose text has fewer bytes than the widest for the same cells."""
+        """Foreign text, escaped."""
         texts = [escape_foreign(text) for text in data.dictionary or ()]
-        cells = [text.encode(self.encoding, "backslashreplace") for text in texts] + [b"-"]
+        table = self._text_matrix([text.encode(self.encoding, "backslashreplace") for text in texts] + [b"-"])
+        return table[np.where(data.valid_mask(), data.values, len(texts))]
+
+    def _text_matrix(self, cells: Sequence[bytes]) -> Array:
+        """Encoded texts as rows of equal cells: blanks behind each, and zero bytes where it has fewer bytes than another."""
         widths = [display_width(cell.decode(self.encoding)) for cell in cells]
         width = max(widths)
         longest = max(len(cell) + width - shown for cell, shown in zip(cells, widths, strict=True))
@@ -133,7 +146,7 @@ class RowRenderer:
         for row, cell, shown in zip(table, cells, widths, strict=True):
             row[: len(cell)] = np.frombuffer(cell, dtype=np.uint8)
             row[len(cell) : len(cell) + width - shown] = BLANK
-        return table[np.where(data.valid_mask(), data.values, len(texts))]
+        return table
 
     def _endpoints(self, batch: Batch, name: str) -> Array:
         address_name, port_name = ENDPOINT_PARTS[name]
@@ -141,6 +154,11 @@ class RowRenderer:
         device = batch.column("interface") if name == "local" else None
         octets, simple = self._ipv4_rows(address, port, family)
         if device is not None and "interface" in batch.columns:
+            if not all(text.isascii() for text in device.dictionary or ()):
+                texts, inverse = np.unique(
+                    self._other_endpoints(batch, address_name, port_name, local=True), return_inverse=True
+                )
+                return self._text_matrix(texts.tolist())[inverse]
             simple = simple & ~device.valid_mask()
         if simple.all():
             block, width = ipv4_endpoints(octets, port.values)
@@ -243,8 +261,3 @@ def _bracketed(hosts: Array) -> Array:
     """IPv6 addresses in brackets."""
     has_colon = np.strings.find(hosts, b":") >= 0
     return np.where(has_colon, np.strings.add(np.strings.add(b"[", hosts), b"]"), hosts)
-
-
-def _has_wide(block: Array) -> bool:
-    """Whether zero bytes stand in it: padding of text whose bytes are more than its cells."""
-    return block.shape[1] > 0 and not bool(block.all())
