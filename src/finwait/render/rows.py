@@ -121,7 +121,8 @@ class RowRenderer:
         if column.kind == TEXT:
             return self._texts(data)
         if column.kind == ADDRESS:
-            block = _matrix(self._hosts(data.values, batch.column("family").values))
+            known = np.where(data.valid_mask()[:, None], data.values, np.uint8(0))
+            block = _matrix(self._hosts(known, batch.column("family").values))
             return _with_dashes(block, data, right=False)
         return _matrix(np.asarray([b"-" if cell is None else str(cell).encode() for cell in cells_of(batch, name)]))
 
