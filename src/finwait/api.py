@@ -36,17 +36,20 @@ def count(
     source: str = "auto",
     read: str | None = None,
     proc: str = "/proc",
+    sys: str = "/sys",
+    cgroup: str | None = None,
 ) -> Snapshot:
     """Count TCP connections.
 
     filter: in the language of ``finwait count`` (docs/filters.md). by: columns, comma-separated or a sequence. top: keep the
     largest groups, fold the rest into ``other``. ip: 4 or 6 for one socket family. netns: names, process ids or paths.
     all_netns: every namespace that can be found. source: auto, sock_diag or proc. read: a recording instead of this host.
+    proc, sys, cgroup: where the host's file systems are mounted (cgroup: the v2 tree; None: look it up).
 
     Returns a Snapshot; by state alone it has all eleven states in the order of a connection's life. Raises UsageError,
     NotSupported, NotPermitted, SourceError, ParseError (all `finwait.errors.FinwaitError`).
     """
-    request = _request(ip, netns, proc, source, all_netns=all_netns)
+    request = _request(ip, netns, Roots(proc, sys, cgroup), source, all_netns=all_netns)
     if top is not None and top < 1:
         raise UsageError("top is a whole number from 1 on or None, not {top}", top=top)
     return count_for(request, parse(filter), column_names(by), top=top, source=source, read=read)
@@ -62,6 +65,8 @@ def connections(
     source: str = "auto",
     read: str | None = None,
     proc: str = "/proc",
+    sys: str = "/sys",
+    cgroup: str | None = None,
 ) -> ConnectionTable:
     """The TCP connections as a table with `columns` (docs/columns.md); `Connection` rows when iterated.
 
@@ -69,7 +74,7 @@ def connections(
     """
     from finwait.table.table import ConnectionTable
 
-    request = _request(ip, netns, proc, source, all_netns=all_netns)
+    request = _request(ip, netns, Roots(proc, sys, cgroup), source, all_netns=all_netns)
     names = column_names(columns)
     stream = open_stream(question(request, parse(filter), source=source, read=read), names)
     batches = list(stream)
@@ -98,13 +103,13 @@ def column_names(columns: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(column.name for column in parse_columns(text))
 
 
-def _request(ip: int | None, netns: str | Sequence[str], proc: str, source: str, *, all_netns: bool) -> Request:
+def _request(ip: int | None, netns: str | Sequence[str], roots: Roots, source: str, *, all_netns: bool) -> Request:
     if source not in SOURCES:
         raise UsageError("source is one of {known}, not {source}", known=", ".join(SOURCES), source=source)
     if ip not in _FAMILY_BY_WORD:
         raise UsageError("ip is 4, 6 or None, not {ip}", ip=ip)
     names = (netns,) if isinstance(netns, str) else tuple(netns)
-    return Request(family=_FAMILY_BY_WORD[ip], netns=names, all_netns=all_netns, roots=Roots(proc))
+    return Request(family=_FAMILY_BY_WORD[ip], netns=names, all_netns=all_netns, roots=roots)
 
 
 def question(

@@ -88,8 +88,10 @@ class Stream:
             yield from self._read_recording(self.question.read)
         else:
             provenance.taken_from = time.time()
-            yield from self._read_host()
-            provenance.taken_to = time.time()
+            try:
+                yield from self._read_host()
+            finally:  # whoever wants only the first rows stops here
+                provenance.taken_to = time.time()
         if TcpState.CLOSE in self.question.wanted.states and not self._closed_recordable:
             add_closed_notice(self._closed_seen, self._seen, self.question.request, provenance)
 

@@ -116,7 +116,6 @@ def test_every_public_name_can_be_had_lazily() -> None:
     }
 
 
-@pytest.mark.xfail(strict=False, reason="TextReader leaves its TextIOWrapper to the garbage collector")
 def test_reading_text_leaves_no_file_open() -> None:
     code = f"import finwait; finwait.count(read={str(ROOT / 'docs/examples/ticket-ss.txt')!r})"
     done = subprocess.run((sys.executable, "-X", "dev", "-c", code), capture_output=True, text=True)

@@ -152,9 +152,6 @@ def test_help_speaks_chinese(command: tuple[str, ...]) -> None:
         assert english not in help_text
 
 
-@pytest.mark.xfail(
-    strict=False, reason="argparse's parse_known_intermixed_args takes 'usage: ' to have seven characters"
-)
 @pytest.mark.parametrize("command", ["count", "list"])
 def test_the_usage_in_chinese_names_the_command(command: str) -> None:
     assert finwait(command, "--help", "--lang", "zh").stdout.startswith(f"用法：finwait {command} [")

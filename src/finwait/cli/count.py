@@ -114,9 +114,10 @@ def _write(snapshot: Snapshot, options: Namespace) -> None:
         output.write_lines(render_count_netstat(snapshot))
     else:
         from finwait.render.count import render_count
-        from finwait.render.style import style_of
+        from finwait.render.style import style_of, terminal_columns
 
         style = style_of(sys.stdout, options.color, os.environ)
         spelling = "ss" if options.style == "ss" else "rfc"
-        output.write_lines(render_count(snapshot, style, spelling, header=options.header))
+        columns = terminal_columns(sys.stdout)
+        output.write_lines(render_count(snapshot, style, spelling, header=options.header, columns=columns))
     output.say_notices(snapshot.provenance.notices)

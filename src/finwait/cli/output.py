@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from finwait.text.escape import escape_foreign
-from finwait.text.messages import localize, translate
+from finwait.text.messages import localize, mark, translate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,9 +52,12 @@ def say_notices(notices: Iterable[Notice]) -> None:
     """Tell on stderr what an answer in plain text cannot hold."""
     from finwait.render.documents import message_of
 
+    sys.stdout.flush()  # the answer stands before what is said of it
     for notice in notices:
-        remedy = "" if notice.remedy is None else f" ({translate(notice.remedy)})"
-        say(escape_foreign(message_of(notice), 1000) + remedy)
+        line = escape_foreign(message_of(notice), 1000)
+        if notice.remedy is not None:
+            line = translate(mark("{message} ({remedy})")).format(message=line, remedy=translate(notice.remedy))
+        say(line)
 
 
 def say_error(error: FinwaitError) -> None:

@@ -28,6 +28,7 @@ class CommandParser(argparse.ArgumentParser):
             prog=f"finwait {command}",
             description=description,
             epilog=epilog,
+            usage="%(prog)s [OPTIONS] [FILTER]",  # all of them would be eight lines, and stand below
             allow_abbrev=False,
             formatter_class=_help_formatter,
         )

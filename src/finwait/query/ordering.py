@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import numpy as np
 
 from finwait.errors import UsageError
@@ -66,11 +68,15 @@ def _keys(batch: Batch, name: str, *, descending: bool) -> list[Array]:
 
 
 def limited(batches: Iterator[Batch], limit: int, *, drain: bool = False) -> Iterator[Batch]:
-    """The first `limit` rows. drain: read the rest too, for whoever records it."""
+    """The first `limit` rows; then `batches` is closed. drain: read the rest too, for whoever records it."""
     left = limit
-    for batch in batches:
-        if left:
-            yield batch.head(left)
-        left = max(0, left - batch.length)
-        if not left and not drain:
-            break
+    try:
+        for batch in batches:
+            if left:
+                yield batch.head(left)
+            left = max(0, left - batch.length)
+            if not left and not drain:
+                break
+    finally:
+        if isinstance(batches, Generator):
+            batches.close()

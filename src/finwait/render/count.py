@@ -10,68 +10,95 @@ from finwait.text.width import display_width, pad_left, pad_right
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from finwait.render.style import Style
     from finwait.table.snapshot import Cell, Group, Snapshot
 
 BAR_CELLS = 20
+LEAST_BAR_CELLS = 4
+SHARE_CELLS = len("100.0 %")
 STATE_BY_TOKEN = {state.token: state for state in TcpState}
 _COLOR_BY_WHO = {NOBODY: "green", PEER: "yellow", PROGRAM: "red", CLOCK: "blue"}
 COUNT_TITLE, SHARE_TITLE, WAITS_TITLE = mark("COUNT"), mark("SHARE"), mark("WAITS FOR")
 TOTAL_TITLE, OTHER_TITLE = mark("total"), mark("other")
 
 
-def render_count(snapshot: Snapshot, style: Style, spelling: str = "rfc", *, header: bool = True) -> Iterator[str]:
+def render_count(
+    snapshot: Snapshot, style: Style, spelling: str = "rfc", *, header: bool = True, columns: int | None = None
+) -> Iterator[str]:
     """Lines of the table: the groups' keys, count, share and bar; by state alone also what the state waits for.
 
-    spelling: of states, ``rfc`` or ``ss``.
+    spelling: of states, ``rfc`` or ``ss``. columns: of the terminal, None for no limit; the bar gives way first.
     """
-    by_state = snapshot.by == ("state",)
-    titles = [_title(column) for column in snapshot.by]
-    keys = [[_key_text(column, cell, spelling) for column, cell in zip(snapshot.by, group.key, strict=True)]
-            for group in snapshot.groups]  # fmt: skip
-    footers = list(_footers(snapshot))
-    widths = [
-        max(
-            map(
-                display_width,
-                [title, *(key[index] for key in keys), *([text for text, _ in footers] if not index else [])],
-            )
-        )
-        for index, title in enumerate(titles)
-    ]
-    count_title, share_title = translate(COUNT_TITLE), translate(SHARE_TITLE)
-    count_width = max(display_width(count_title), len(str(snapshot.total)))
-    share_width = max(display_width(share_title), 7)
+    table = _Table(snapshot, style, spelling, columns)
     if header:
-        cells = [pad_right(title, width) for title, width in zip(titles, widths, strict=True)]
-        cells += [pad_left(count_title, count_width), pad_left(share_title, share_width)]
-        cells += [" " * BAR_CELLS, translate(WAITS_TITLE)] if by_state else []
-        yield style.paint("  ".join(cells).rstrip(), "bold")
-    for key, group in zip(keys, snapshot.groups, strict=True):
-        line = _line(snapshot, group, [*map(pad_right, key, widths)], count_width, share_width, style)
-        yield line.rstrip()
-    for text, count in footers:
-        cells = [pad_right(text, widths[0]), *(" " * width for width in widths[1:]), str(count).rjust(count_width)]
-        yield style.paint("  ".join(cells), "bold")
+        yield table.header()
+    for group in snapshot.groups:
+        yield table.line(group)
+    yield from table.footers()
 
 
-def _line(
-    snapshot: Snapshot, group: Group, key: Sequence[str], count_width: int, share_width: int, style: Style
-) -> str:
-    bar = style.bar(group.count, snapshot.total, BAR_CELLS)
-    cells = [*key, str(group.count).rjust(count_width), _share(group.count, snapshot.total).rjust(share_width)]
-    if snapshot.by != ("state",):
-        return "  ".join([*cells, bar])
-    who, waits = WAITS[STATE_BY_TOKEN[str(group.key[0])]]
-    attributes = (_COLOR_BY_WHO[who],) if group.count else ("dim",)
-    return style.paint("  ".join(cells), *attributes) + "  " + _painted_wait(style, bar, translate(waits), group.count)
+class _Table:
+    """The layout of one count: texts of the keys and widths of the columns, in terminal cells."""
 
+    def __init__(self, snapshot: Snapshot, style: Style, spelling: str, columns: int | None) -> None:
+        self.snapshot = snapshot
+        self.style = style
+        self.spelling = spelling
+        self.waits = snapshot.by == ("state",)
+        self.titles = [_title(column) for column in snapshot.by]
+        self.footer_texts = list(_footers(snapshot))
+        texts = [self.titles, *map(self._key, snapshot.groups)]
+        self.widths = [max(display_width(row[index]) for row in texts) for index in range(len(self.titles))]
+        self.widths[0] = max(self.widths[0], *(display_width(text) for text, _ in self.footer_texts))
+        self.count_width = max(display_width(translate(COUNT_TITLE)), len(str(snapshot.total)))
+        self.share_width = max(display_width(translate(SHARE_TITLE)), SHARE_CELLS)
+        self.bar_cells = self._room_for_bar(columns)
 
-def _painted_wait(style: Style, bar: str, waits: str, count: int) -> str:
-    text = bar.ljust(BAR_CELLS) + "  " + waits  # a bar has one cell a character
-    return text if count else style.paint(text, "dim")
+    def _key(self, group: Group) -> list[str]:
+        cells = zip(self.snapshot.by, group.key, strict=True)
+        return [_key_text(column, cell, self.spelling) for column, cell in cells]
+
+    def _room_for_bar(self, columns: int | None) -> int:
+        """Cells for the bar and the blanks behind it, none where they would be few."""
+        if columns is None:
+            return BAR_CELLS
+        longest = max(display_width(translate(text)) for _, text in WAITS.values()) if self.waits else 0
+        taken = sum(self.widths) + 2 * len(self.widths) + self.count_width + 2 + self.share_width + 2
+        room = min(BAR_CELLS, columns - taken - (longest + 2 if self.waits else 0))
+        return room if room >= LEAST_BAR_CELLS else 0
+
+    def header(self) -> str:
+        """The line of titles."""
+        cells = [*map(pad_right, self.titles, self.widths)]
+        cells += [
+            pad_left(translate(COUNT_TITLE), self.count_width),
+            pad_left(translate(SHARE_TITLE), self.share_width),
+        ]
+        if self.waits:
+            cells += [" " * self.bar_cells] * bool(self.bar_cells) + [translate(WAITS_TITLE)]
+        return self.style.paint("  ".join(cells).rstrip(), "bold")
+
+    def line(self, group: Group) -> str:
+        """The line of one group."""
+        total = self.snapshot.total
+        cells = [*map(pad_right, self._key(group), self.widths)]
+        cells += [str(group.count).rjust(self.count_width), _share(group.count, total).rjust(self.share_width)]
+        bar = self.style.bar(group.count, total, self.bar_cells).ljust(self.bar_cells)  # one cell a character
+        bars = [bar] * bool(self.bar_cells)
+        if not self.waits:
+            return "  ".join([*cells, *bars]).rstrip()
+        who, waits = WAITS[STATE_BY_TOKEN[str(group.key[0])]]
+        painted = self.style.paint("  ".join(cells), _COLOR_BY_WHO[who] if group.count else "dim")
+        text = "  ".join([*bars, translate(waits)])
+        return painted + "  " + (text if group.count else self.style.paint(text, "dim"))
+
+    def footers(self) -> Iterator[str]:
+        """What was folded away, and the total."""
+        for text, count in self.footer_texts:
+            cells = [pad_right(text, self.widths[0]), *(" " * width for width in self.widths[1:])]
+            yield self.style.paint("  ".join([*cells, str(count).rjust(self.count_width)]), "bold")
 
 
 def _share(part: int, whole: int) -> str:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from finwait.table.request import Request
 
 CLOSED_NOT_VISIBLE = mark("bound but unconnected sockets (CLOSED) cannot be seen by {source} on this kernel")
-CLOSED_NOT_RECORDED = mark("bound but unconnected sockets (CLOSED) are not in this recording, or could not be seen when it was made")
+CLOSED_NOT_RECORDED = mark(
+    "bound but unconnected sockets (CLOSED) are not in this recording, or could not be seen when it was made"
+)
 CLOSED_REMEDY = mark("Linux 6.8 or later, with sock_diag")
 FALLBACK = mark("sock_diag does not answer ({reason}); read /proc/net/tcp instead")
 

@@ -30,7 +30,7 @@ from finwait.wire.text_kind import detect_text_kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import BinaryIO, Protocol
 
     from finwait.table.request import Request
@@ -64,7 +64,12 @@ class Recording:
     __slots__ = ("_files", "provenance", "readers", "shows_closed")
 
     def __init__(
-        self, readers: Sequence[Reader], provenance: Provenance, files: Sequence[Closable], *, shows_closed: bool = False
+        self,
+        readers: Sequence[Reader],
+        provenance: Provenance,
+        files: Sequence[Closable],
+        *,
+        shows_closed: bool = False,
     ) -> None:
         self.shows_closed = shows_closed
         self.readers = tuple(readers)
@@ -254,16 +259,16 @@ class TextReader(_RecordingReader):
         self, request: Request, wanted: Sequence[str], notices: list[Notice], sink: object = None
     ) -> Iterator[Batch]:
         """The sockets of the text; lines that look like connections but cannot be understood are told at the end."""
-        yield from batches_of_records(self._records(), wanted)
+        from io import TextIOWrapper
+
+        with TextIOWrapper(self.file, encoding="utf-8", errors="surrogateescape", newline="") as lines:
+            yield from batches_of_records(self._records(lines), wanted)
         if self.unread:
             line, text = self.first_unread
             arguments = {"count": self.unread, "line": line, "text": text[:120]}
             notices.append(Notice("lines_not_read", UNREAD_LINES, missing="sockets", arguments=arguments))
 
-    def _records(self) -> Iterator[SocketRecord]:
-        from io import TextIOWrapper
-
-        lines = TextIOWrapper(self.file, encoding="utf-8", errors="surrogateescape", newline="")
+    def _records(self, lines: Iterable[str]) -> Iterator[SocketRecord]:
         if self.kind == "ss":
             return parse_ss(lines, self._on_unread)
         if self.kind == "netstat":

@@ -31,9 +31,12 @@ class Connection:
     @property
     def state(self) -> TcpState:
         """The connection's state."""
-        return _STATE_BY_TOKEN[str(self._cells["state"])]
+        return _STATE_BY_TOKEN[str(self._cell("state"))]
 
     def __getattr__(self, name: str) -> Cell:
+        return self._cell(name)
+
+    def _cell(self, name: str) -> Cell:
         try:
             return self._cells[name]
         except KeyError:

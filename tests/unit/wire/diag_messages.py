@@ -25,7 +25,9 @@ def message(
     expires: int = 0,
 ) -> bytes:
     """struct nlmsghdr, struct inet_diag_msg (include/uapi/linux/inet_diag.h), attributes."""
-    identity = struct.pack("!HH", sport, dport) + bytes([10, 0, 0, 1]).ljust(16, b"\0") + bytes([10, 0, 0, 2]).ljust(16, b"\0")
+    identity = (
+        struct.pack("!HH", sport, dport) + bytes([10, 0, 0, 1]).ljust(16, b"\0") + bytes([10, 0, 0, 2]).ljust(16, b"\0")
+    )
     identity += struct.pack("=I", 0) + struct.pack("=II", cookie & 0xFFFFFFFF, cookie >> 32)
     body = struct.pack("=BBBB", family, state, timer, 0) + identity
     body += struct.pack("=IIIII", expires, rqueue, wqueue, 33, 77) + attributes

@@ -98,7 +98,8 @@ def test_any_bytes_are_counted_or_a_parse_error(buffer: bytes) -> None:
 @given(st.integers(0, 1 << 30), st.lists(st.integers(1, 11), min_size=1, max_size=12))
 def test_a_dump_cut_anywhere_or_with_a_bit_flipped_is_counted_or_a_parse_error(seed: int, states: list[int]) -> None:
     chosen = random.Random(seed)
-    buffer = bytearray(b"".join(message(at, state, attributes=chosen.choice([b"", FULL])) for at, state in enumerate(states, 1)))
+    rows = (message(at, state, attributes=chosen.choice([b"", FULL])) for at, state in enumerate(states, 1))
+    buffer = bytearray(b"".join(rows))
     buffer[chosen.randrange(len(buffer))] ^= 1 << chosen.randrange(8)
     for cut in (len(buffer), chosen.randrange(len(buffer))):
         try:

@@ -27,7 +27,7 @@ LEAVES = st.builds(
 )
 TREES = st.recursive(
     LEAVES,
-    lambda inner: st.builds(lambda kind, parts: Branch(kind, parts), st.sampled_from(["and", "or"]), st.lists(inner, min_size=1, max_size=12))
+    lambda inner: st.builds(Branch, st.sampled_from(["and", "or"]), st.lists(inner, min_size=1, max_size=12))
     | st.builds(lambda part: Branch("not", [part]), inner),
     max_leaves=60,
 )  # fmt: skip
