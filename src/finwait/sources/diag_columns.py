@@ -134,15 +134,19 @@ def decode_buffer(
             matrix = words[int(starts[0]) : int(starts[0]) + len(starts) * width].reshape(-1, width)
         else:
             matrix = words[starts[:, None] + np.arange(width)]
-        _fill_by_layout(builder, matrix, positions, length)
+        _fill_by_layout(builder, matrix, positions, length, parsed.offsets)
     return builder.finish(interface_names)
 
 
-def _fill_by_layout(builder: _Builder, matrix: Array, positions: Array, length: int) -> None:
-    """Split `matrix` into rows whose attribute headers are equal and fill each in one go."""
+def _fill_by_layout(builder: _Builder, matrix: Array, positions: Array, length: int, offsets: Array) -> None:
+    """Split `matrix` into rows whose attribute headers are equal and fill each in one go. offsets: of all messages."""
     while len(matrix):
         first = memoryview(matrix[0].tobytes())
-        spans = {kind: (start, end) for kind, start, end in parse_attributes(first, inet_diag.ATTRIBUTES, length)}
+        try:
+            spans = {kind: (start, end) for kind, start, end in parse_attributes(first, inet_diag.ATTRIBUTES, length)}
+        except ParseError as error:
+            error.arguments["offset"] = error.offset = error.offset + int(offsets[positions[0]])
+            raise
         headers = [start // 4 - 1 for start, _ in spans.values()]
         alike = (matrix[:, headers] == matrix[0, headers]).all(axis=1)
         if alike.all():
@@ -186,6 +190,7 @@ class _Builder:
         """Codes for what stands for the text: interface indexes, or rows of the bytes of a string."""
         codes = self.texts.setdefault(name, {})
         if values.ndim == 2:  # strings of one length
+            values = values if values.shape[1] else np.zeros((len(values), 1), dtype=np.uint8)
             values = np.ascontiguousarray(values).view(f"V{values.shape[1]}")[:, 0]
         unique, inverse = np.unique(values, return_inverse=True)
         keys = [item.tobytes().rstrip(b"\0").decode("utf-8", "surrogateescape") if values.dtype.kind == "V" else str(item)
