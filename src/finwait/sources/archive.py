@@ -65,7 +65,7 @@ def _read_manifest(archive: ZipFile, file: BinaryIO, name: str) -> Recording:
         raise ValueError(f"its manifest.json is longer than {MANIFEST_BYTES} bytes")
     manifest = json.loads(archive.read("manifest.json"))
     if manifest["schema"] != SCHEMA:
-        raise ParseError("{path} has schema {schema}, finwait reads {known}", path=name, schema=str(manifest["schema"]),
+        raise ParseError("{path} has schema {schema}, finwait reads {known}", path=name, schema=str(manifest["schema"])[:80],
                          known=SCHEMA)  # fmt: skip
     provenance = Provenance("recording", host=_text(manifest["host"]), taken_from=_seconds(manifest["taken_from"]),
                             taken_to=_seconds(manifest["taken_to"]))  # fmt: skip
