@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from finwait.table.table import ConnectionTable
 
 DEFAULT_COLUMNS = ("state", "local", "peer", "recv_q", "send_q", "accept_queue_length", "accept_queue_limit")
+ATTEMPTS = 3  # readings before an inconsistent one is the answer
 SOURCES = ("auto", "sock_diag", "proc")
 _FAMILY_BY_WORD = {None: None, 4: 2, 6: 10}
 
@@ -76,8 +77,12 @@ def connections(
 
     request = _request(ip, netns, Roots(proc, sys, cgroup), source, all_netns=all_netns)
     names = column_names(columns)
-    stream = open_stream(question(request, parse(filter), source=source, read=read), names)
-    batches = list(stream)
+    asked = question(request, parse(filter), source=source, read=read)
+    for _ in range(ATTEMPTS):
+        stream = open_stream(asked, names)
+        batches = list(stream)
+        if stream.is_settled:
+            break
     return ConnectionTable(batches, names, stream.provenance)
 
 
@@ -169,10 +174,13 @@ def _count_table(asked: Question, by: tuple[str, ...], top: int | None) -> Snaps
     from finwait.query.grouping import GroupCounter, fold_small_groups
     from finwait.table.snapshot import Snapshot
 
-    counter = GroupCounter(by)
-    stream = open_stream(asked, counter.columns)
-    for batch in stream:
-        counter.add(batch)
+    for _ in range(ATTEMPTS):
+        counter = GroupCounter(by)
+        stream = open_stream(asked, counter.columns)
+        for batch in stream:
+            counter.add(batch)
+        if stream.is_settled:
+            break
     groups, other, other_groups = fold_small_groups(counter.groups(), top)
     if by == ("state",) and top is None:
         groups = _all_states(groups)

@@ -36,6 +36,9 @@ AUTOBOUND_HALF = mark(
 )
 
 
+WALK_CODES = frozenset({"inconsistent_walk", "walk_interrupted"})
+
+
 class Question:
     """What is asked. request: where and of what family. wanted: the filter. source: auto, sock_diag or proc. read: path of
     a recording to read instead of this host. recorder: where to keep what is read.
@@ -80,7 +83,17 @@ class Stream:
         self._closed_seen = 0
         self._closed_recordable = False
         self._seen = 0
+        self._batches = 0
         self._yielded = False
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether reading again would give no better answer: the walk was consistent, or it is recorded, or what fits in
+        one batch was read several times already.
+        """  # fmt: skip
+        codes = {notice.code for notice in self.provenance.notices}
+        again = self.question.read is None and self.question.recorder is None and self._batches > 1
+        return not (again and codes & WALK_CODES)
 
     def __iter__(self) -> Iterator[Batch]:
         provenance = self.provenance
@@ -145,6 +158,7 @@ class Stream:
         for batch in self._narrowed(reader, bindings, notices):
             marks_seen = marks_seen or "mark" in batch.columns
             self._seen += batch.length
+            self._batches += 1
             self._closed_seen += int((batch.column("state").values == TcpState.CLOSE).sum())
             rows = accepted_rows(question.wanted, batch, bindings)
             if question.request.family is not None:
