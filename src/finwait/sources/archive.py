@@ -87,7 +87,9 @@ def _damages() -> tuple[type[Exception], ...]:
 
 
 def _reason(error: BaseException) -> Phrase | str:
-    return Phrase("{name} is missing", name=error.args[0]) if isinstance(error, KeyError) else str(error)[:200]
+    text = str(error.args[0] if error.args else error)[:200]
+    is_key = isinstance(error, KeyError) and text.isidentifier()  # of the manifest; zipfile has sentences of its own
+    return Phrase("{name} is missing", name=text) if is_key else text
 
 
 def _text(value: object) -> str | None:
