@@ -155,7 +155,7 @@ class RowRenderer:
         device = batch.column("interface") if name == "local" else None
         octets, simple = self._ipv4_rows(address, port, family)
         if device is not None and "interface" in batch.columns:
-            if not all(text.isascii() for text in device.dictionary or ()):
+            if not all(escape_foreign(text).isascii() for text in device.dictionary or ()):
                 texts, inverse = np.unique(
                     self._other_endpoints(batch, address_name, port_name, local=True), return_inverse=True
                 )
