@@ -166,6 +166,7 @@ def test_columns_begin_in_one_cell_whatever_stands_before_them(tables: list[list
     assert {cells_wide(line) for line in lines} == {sum(renderer.widths) + 2 * 3}
 
 
+@FEW
 @given(rows(columns=("process",), least=1), st.sampled_from(["ascii", "latin-1", "gbk", "utf-8"]))
 def test_what_an_encoding_lacks_is_escaped(table: list[Row], encoding: str) -> None:
     lines = RowRenderer(["process", "local_port"], encoding=encoding).lines(batch_of(table)).decode(encoding)
