@@ -30,7 +30,7 @@ _finwait() {
   esac
   case $command in
     count) options='-h --help -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --read --record --proc --sys --cgroup --by --top --sort --json --ndjson --csv --style -H --no-header --color --lang' ;;
-    list) options='-h --help -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --read --record --proc --sys --cgroup --columns -o --options -i --info -m --memory -l --listening -a --all -n --numeric -t --tcp --sort --limit --json --ndjson --csv --style -H --no-header --color --lang' ;;
+    list) options='-h --help -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --read --record --proc --sys --cgroup --columns -o --options -i --info -m --memory -p --processes -l --listening -a --all -n --numeric -t --tcp --sort --limit --json --ndjson --csv --style -H --no-header --color --lang' ;;
   esac
   # `--by state` asks for no state
   [[ $COMP_CWORD -gt 1 && ${COMP_WORDS[COMP_CWORD-2]} == --@(by|sort|columns) ]] && previous=

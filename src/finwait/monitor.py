@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from finwait.table.bindings import Bindings
     from finwait.table.snapshot import Netns
 
+OWNER_COLUMNS = frozenset({"process", "pid", "fd"})
+OWNERS_NOT_READ = mark("finwait {version} does not read who owns the sockets of a live host; not known: {columns}")
+OWNERS_REMEDY = mark("--read the output of ss -tanp")
 MARKS_NOT_VISIBLE = mark("fwmarks cannot be seen; every socket was taken to have mark 0")
 MARKS_REMEDY = mark("CAP_NET_ADMIN, with sock_diag")
 AUTOBOUND_HALF = mark(
@@ -124,7 +127,21 @@ class Stream:
             for reader in recording.readers:
                 yield from self._read(reader)
 
+    def _add_owners_notice(self) -> None:
+        """Say so where owners are asked for: no source of a live host tells them yet."""
+        wanted = OWNER_COLUMNS.intersection(self.columns)
+        if wanted:
+            from finwait.version import __version__
+
+            columns = ", ".join(name for name in self.columns if name in wanted)
+            arguments = {"version": __version__, "columns": columns}
+            notice = Notice(
+                "owners_not_read", OWNERS_NOT_READ, missing="process,pid,fd", remedy=OWNERS_REMEDY, arguments=arguments
+            )
+            self.provenance.add_notice(notice)
+
     def _read_host(self) -> Iterator[Batch]:
+        self._add_owners_notice()
         request, source = self.question.request, self.question.source
         if source != "proc":
             try:
@@ -152,7 +169,10 @@ class Stream:
     def _read(self, reader: Reader) -> Iterator[Batch]:
         question, provenance = self.question, self.provenance
         provenance.netns.append(reader.netns)
-        bindings = reader.bind(devices=self.names.devices, cgroups=self.names.cgroups, port_range=self.names.port_range)
+        bindings = reader.bind(
+            devices=bool(self.names.devices), cgroups=self.names.cgroups, port_range=self.names.port_range
+        )
+        self._check_devices(reader, bindings)
         marks_seen = False
         notices: list[Notice] = []
         for batch in self._narrowed(reader, bindings, notices):
@@ -169,6 +189,22 @@ class Stream:
             notices.append(Notice("marks_not_visible", MARKS_NOT_VISIBLE, missing="mark", remedy=MARKS_REMEDY))
         for notice in notices:
             provenance.add_notice(notice)
+
+    def _check_devices(self, reader: Reader, bindings: Bindings) -> None:
+        """Raise SourceError for a device that the one namespace that is read does not have; it names the nearest."""
+        request = self.question.request
+        if reader.source == "recording" or request.all_netns or len(request.netns) > 1:
+            return
+        for device in self.names.devices:
+            if bindings.interface_index(device) is None:
+                from difflib import get_close_matches
+
+                nearest = get_close_matches(device, list(bindings.index_by_interface), n=1, cutoff=0.0)
+                raise SourceError(
+                    "there is no network interface '{device}'; did you mean {nearest}?",
+                    device=device,
+                    nearest=nearest[0] if nearest else "lo",
+                )
 
     def _narrowed(self, reader: Reader, bindings: Bindings, notices: list[Notice]) -> Iterator[Batch]:
         """The reader's batches, narrowed as far as the kernel agrees: it may refuse marks (EPERM) or newer tests (EINVAL)."""

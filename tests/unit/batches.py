@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 AF_INET, AF_INET6 = 2, 10
-FEW = settings(max_examples=25, deadline=None)  # of tables: all unit tests together take some seconds
+FEW = settings(max_examples=15, deadline=None)  # of tables: all unit tests together take some seconds
 Row = dict[str, Any]
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = mark("List TCP connections, one line each.")
 STYLES = ("finwait", "ss")
+OWNER_COLUMNS = ("process", "pid", "fd")
 TIMER_COLUMNS = ("timer", "expires_ms", "retransmits")
 INFO_COLUMNS = ("congestion", "rtt_us", "rttvar_us", "rto_us", "snd_cwnd", "unacked", "retrans", "total_retrans",
                 "bytes_sent", "bytes_received", "last_data_sent_ms", "last_data_recv_ms")  # fmt: skip
@@ -71,6 +72,12 @@ def build_parser() -> CommandParser:
         help=translate(mark("also round-trip time, congestion window, retransmits and traffic (tcp_info)")),
     )
     group.add_argument("-m", "--memory", action="store_true", help=translate(mark("also the socket's memory")))
+    group.add_argument(
+        "-p",
+        "--processes",
+        action="store_true",
+        help=translate(mark("also the process that holds the socket, its id and descriptor")),
+    )
     group.add_argument("-l", "--listening", action="store_true", help=translate(mark("listeners only")))
     group.add_argument(
         "-a",
@@ -93,10 +100,10 @@ def build_parser() -> CommandParser:
 def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = build_parser().parse(arguments)
-    columns = _columns(options)
     wanted = parse(options.filter)
     if options.listening:
         wanted = _listeners_of(wanted)
+    columns = _columns(options, wanted)
     if options.record is None:
         _list(options, wanted, columns, None)
     else:
@@ -108,19 +115,36 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _columns(options: Namespace) -> tuple[str, ...]:
+def _columns(options: Namespace, wanted: Filter | None) -> tuple[str, ...]:
     text: str | None = options.columns
     chosen = () if text is None else column_names(text.removeprefix("+"))
     if text is not None and not text.startswith("+"):
         base: tuple[str, ...] = chosen
         chosen = ()
     else:
-        base = SS_COLUMNS if options.style == "ss" and not options.form else DEFAULT_COLUMNS
-    if options.all_netns and text is None:
+        base = _usual_columns(options, wanted)
+    if (options.all_netns or len(options.netns) > 1) and text is None:
         base = (*base, "netns")
-    extra = (*(TIMER_COLUMNS if options.timers else ()), *(INFO_COLUMNS if options.info else ()),
+    extra = (*(OWNER_COLUMNS if options.processes else ()), *(TIMER_COLUMNS if options.timers else ()), *(INFO_COLUMNS if options.info else ()),
              *(MEMORY_COLUMNS if options.memory else ()))  # fmt: skip
     return tuple(dict.fromkeys((*base, *extra, *chosen)))
+
+
+def _usual_columns(options: Namespace, wanted: Filter | None) -> tuple[str, ...]:
+    """What is shown when nobody says; text leaves out the queues that no row can have."""
+    from finwait.tcp.state import ALL_STATES, TcpState
+
+    if options.form:
+        return DEFAULT_COLUMNS
+    if options.style == "ss":
+        return SS_COLUMNS
+    states = ALL_STATES if wanted is None else wanted.states
+    absent: tuple[str, ...] = ()
+    if TcpState.LISTEN not in states:
+        absent = ("accept_queue_length", "accept_queue_limit")
+    elif states == {TcpState.LISTEN}:
+        absent = ("recv_q", "send_q")
+    return tuple(name for name in DEFAULT_COLUMNS if name not in absent)
 
 
 def _listeners_of(wanted: Filter | None) -> Filter:

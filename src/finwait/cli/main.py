@@ -106,6 +106,21 @@ def _choose_command(words: list[str]) -> tuple[str, list[str]]:
         return "version", []
     if first and not first.startswith("-"):
         _check_misspelt_command(first)
+        return "count", words
+    return _command_behind_options(words)
+
+
+def _command_behind_options(words: list[str]) -> tuple[str, list[str]]:
+    """A command that stands behind options is still the command: ``finwait -N web list``."""
+    from finwait.cli.parser import OPTIONS_WITH_VALUE
+
+    before = ""
+    for index, word in enumerate(words):
+        if word == "--" or (not word.startswith("-") and before not in OPTIONS_WITH_VALUE and word not in COMMANDS):
+            break
+        if word in COMMANDS and before not in OPTIONS_WITH_VALUE:
+            return word, [*words[:index], *words[index + 1 :]]
+        before = word
     return "count", words
 
 

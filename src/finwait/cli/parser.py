@@ -20,6 +20,22 @@ argparse._ = translate  # type: ignore[attr-defined]  # its own words in our lan
 mark("usage: "), mark("options"), mark("positional arguments"), mark("show this help message and exit")
 
 
+# Options that only one command has, told to whoever gives them to the other.
+OPTIONS_OF_ONE = {
+    "count": ("--by", "--top"),
+    "list": ("-o", "-i", "-m", "-l", "-p", "-a", "-n", "-t", "--options", "--info", "--memory", "--listening", "--processes",
+             "--all", "--numeric", "--tcp", "--columns", "--limit"),
+}  # fmt: skip
+# Options that take the next word, of any command.
+OPTIONS_WITH_VALUE = frozenset({
+    "-N", "--net", "--source", "--read", "--record", "--proc", "--sys", "--cgroup", "--by", "--top", "--sort", "--style",
+    "--color", "--lang", "--columns", "--limit",
+})  # fmt: skip
+
+
+LEAST_HELP_WIDTH = 20
+
+
 class CommandParser(argparse.ArgumentParser):
     """An ArgumentParser that raises UsageError, takes options between filter words and knows no abbreviations."""
 
@@ -33,6 +49,17 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=_help_formatter,
         )
         self.command = command
+
+    def format_help(self) -> str:
+        """The help, and behind it the columns by name."""
+        from textwrap import fill
+
+        from finwait.table.columns import COLUMNS
+
+        names = fill(
+            " ".join(column.name for column in COLUMNS), _help_width(), initial_indent="  ", subsequent_indent="  "
+        )
+        return f"{super().format_help()}\n{translate(mark('columns'))}:\n{names}\n"
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse found wrong as UsageError."""
@@ -61,6 +88,9 @@ class CommandParser(argparse.ArgumentParser):
         from difflib import get_close_matches
 
         name = word.partition("=")[0]
+        for command, options in OPTIONS_OF_ONE.items():
+            if command != self.command and (name in options or (name[:2] in options and not name.startswith("--"))):
+                return UsageError("{word} is an option of 'finwait {command}'", word=name, command=command)
         known = list(self._option_string_actions)
         near = get_close_matches(name, known, n=1, cutoff=0.6)
         if not near:
@@ -89,9 +119,9 @@ def _help_formatter(prog: str) -> argparse.HelpFormatter:
 def _help_width() -> int:
     columns = os.environ.get("COLUMNS", "")
     if columns.isascii() and columns.isdigit() and int(columns[:4]) > 0:
-        return min(int(columns[:4]), 120) - 2
+        return max(min(int(columns[:4]), 120) - 2, LEAST_HELP_WIDTH)
     try:
-        return min(os.get_terminal_size().columns, 120) - 2
+        return max(min(os.get_terminal_size().columns, 120) - 2, LEAST_HELP_WIDTH)
     except OSError:
         return 98
 

@@ -7,6 +7,7 @@ import numpy as np
 from finwait.query.expression import (
     AutoboundTest,
     CgroupTest,
+    ColumnComparison,
     Comparison,
     DeviceTest,
     HostTest,
@@ -20,12 +21,13 @@ from finwait.wire.inet_diag import AF_INET, AF_INET6
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from finwait.query.expression import Filter, Node
     from finwait.table.batch import Array, Batch, Mask
 
 _MAPPED_PREFIX = bytes(10) + b"\xff\xff"
-_COMPARE: dict[str, Callable[[Array, int], Mask]] = {
+_COMPARE: dict[str, Callable[[Array, Any], Mask]] = {
     "<": lambda values, value: values < value,
     "<=": lambda values, value: values <= value,
     ">": lambda values, value: values > value,
@@ -100,6 +102,14 @@ def _test_comparison(node: Comparison, batch: Batch, _: Bindings) -> Mask:
     return ~found if node.operator == "!=" else found
 
 
+def _test_columns(node: ColumnComparison, batch: Batch, _: Bindings) -> Mask:
+    operator = "=" if node.operator == "!=" else node.operator
+    one, other = batch.column(node.column), batch.column(node.other)
+    found = _COMPARE[operator](one.values.astype(np.uint64), other.values.astype(np.uint64))
+    found = found & one.valid_mask() & other.valid_mask()
+    return ~found if node.operator == "!=" else found
+
+
 def _compare_numbers(values: Array, operator: str, value: int) -> Mask:
     """NumPy refuses numbers that its type cannot hold: beyond every value the answer is known."""
     if values.dtype.kind == "b":
@@ -148,6 +158,7 @@ def _test_autobound(_: AutoboundTest, batch: Batch, bindings: Bindings) -> Mask:
 
 _TESTS: dict[type[Node], Callable[..., Mask]] = {
     HostTest: _test_host,
+    ColumnComparison: _test_columns,
     Comparison: _test_comparison,
     MarkTest: _test_mark,
     DeviceTest: _test_device,

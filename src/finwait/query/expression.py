@@ -71,6 +71,21 @@ class Comparison(Node):
         return f"{self.column} {self.operator} {self.value!r}"
 
 
+class ColumnComparison(Node):
+    """``COLUMN OP COLUMN``, both numbers. A row that lacks either is as in `Comparison`."""
+
+    __slots__ = ("column", "operator", "other")
+
+    def __init__(self, column: str, operator: str, other: str) -> None:
+        super().__init__("columns")
+        self.column = column
+        self.operator = operator
+        self.other = other
+
+    def __repr__(self) -> str:
+        return f"{self.column} {self.operator} {self.other}"
+
+
 class MarkTest(Node):
     """``fwmark``: (mark & mask) == value; a socket without a known mark counts as mark 0, as in ss."""
 
@@ -172,6 +187,8 @@ def walk(node: Node) -> Iterator[Node]:
 def _columns_of(node: Node) -> tuple[str, ...]:
     if isinstance(node, Comparison):
         return (node.column,)
+    if isinstance(node, ColumnComparison):
+        return (node.column, node.other)
     if isinstance(node, HostTest):
         names = (f"{node.side}_port",) if node.port is not None else ()
         return (*names, f"{node.side}_address", "family") if node.address is not None else names

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Names:
-    """devices: whether interface names occur. cgroups: the paths. port_range: whether `autobound` asks for it. marks:
+    """devices: interface names or numbers. cgroups: the paths. port_range: whether `autobound` asks for it. marks:
     whether fwmarks are tested.
     """  # fmt: skip
 
@@ -18,7 +18,7 @@ class Names:
 
     def __init__(self, wanted: Filter) -> None:
         nodes = [] if wanted.expression is None else list(walk(wanted.expression))
-        self.devices = any(isinstance(node, DeviceTest) for node in nodes)
+        self.devices = tuple(node.device for node in nodes if isinstance(node, DeviceTest))
         self.cgroups = tuple(node.path for node in nodes if isinstance(node, CgroupTest))
         self.port_range = any(isinstance(node, AutoboundTest) for node in nodes)
         self.marks = any(isinstance(node, MarkTest) for node in nodes)

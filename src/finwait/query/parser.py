@@ -12,6 +12,7 @@ from finwait.errors import Phrase, UsageError
 from finwait.query.expression import (
     AutoboundTest,
     CgroupTest,
+    ColumnComparison,
     Comparison,
     DeviceTest,
     Filter,
@@ -37,6 +38,7 @@ from finwait.table.columns import (
     COLUMN_BY_NAME,
     ENDPOINT,
     FAMILY,
+    NUMBER,
     PORT,
     STATE,
     TEXT,
@@ -203,7 +205,8 @@ class _FilterParser:
         from difflib import get_close_matches
 
         known = (*TEST_WORDS, *STATE_WORDS, *COLUMN_BY_NAME, "and", "or", "not")
-        nearest = get_close_matches(fold_name(word.text), known, n=1, cutoff=0.0)[0]
+        near = get_close_matches(fold_name(word.text), known, n=1, cutoff=0.5)
+        nearest = near[0] if near else _test_for(word.text)
         return self._wrong(Phrase("unknown word '{word}'", word=word.text), word, nearest)
 
     def _operator(self, allowed: tuple[str, ...]) -> str:
@@ -294,12 +297,17 @@ class _FilterParser:
             return Comparison("state", operator, frozenset(int(state) for state in states))
         operator = self._operator(_EQUALITY if column.kind in {TEXT, BOOL, FAMILY, TIMER} else _ORDER)
         word = self._value(Phrase("a value"))
+        other = None if word.quoted else COLUMN_BY_NAME.get(fold_name(word.text))
+        if column.kind == NUMBER and other is not None and other.kind == NUMBER:
+            return ColumnComparison(column.name, operator, other.name)
         return Comparison(column.name, operator, self._column_value(column, word))
 
     def _column_value(self, column: Column, word: Word) -> int | str:
         if column.kind == TEXT:
             return word.text
         expected: object = Phrase("a whole number")
+        if column.unit is not None:
+            expected = Phrase("a whole number of {unit}", unit=column.unit)
         if column.kind == TIMER:
             known, expected = parse_timer(word.text), " ".join(TIMER_NAMES)
         elif column.kind in _VALUE_BY_WORD:
@@ -318,3 +326,11 @@ class _FilterParser:
                 word,
             )
         return known
+
+
+def _test_for(word: str) -> str | None:
+    """A test that a bare port or address may have been meant for; None for a word that is neither."""
+    port = word.removeprefix(":")
+    if port.isascii() and port.isdigit():
+        return f"sport = :{port}"
+    return f"dst {word}" if word.count(".") == 3 or word.count(":") > 1 else None

@@ -105,7 +105,9 @@ def _share(part: int, whole: int) -> str:
     """Per cent to one place; what is there is never shown as zero, what is not all never as all."""
     if not part:
         return "-"
-    tenths = min(max(1, (part * 2000 + whole) // (2 * whole)), 1000 if part == whole else 999)
+    tenths = min((part * 2000 + whole) // (2 * whole), 1000 if part == whole else 999)
+    if not tenths:
+        return "<0.1 %"
     return f"{tenths // 10}.{tenths % 10} %"
 
 

@@ -69,6 +69,8 @@ def csv_cell(cell: Cell) -> Cell:
     """`cell` so that no spreadsheet takes text for a formula (it gets a leading apostrophe) and no terminal obeys it."""
     if cell is None:
         return ""
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
     if not isinstance(cell, str):
         return cell
     shown = cell if cell.isprintable() else escape_foreign(cell, 10 * len(cell))  # an escape has ten characters at most

@@ -10,7 +10,7 @@ import numpy as np
 
 from finwait.render.digits import BLANK, ipv4_endpoints, right_aligned_numbers
 from finwait.table.cells import MAPPED_PREFIX, cells_of, format_address
-from finwait.table.columns import ADDRESS, COLUMN_BY_NAME, ENDPOINT, ENDPOINT_PARTS, NUMBER, PORT, STATE, TEXT
+from finwait.table.columns import ADDRESS, BOOL, COLUMN_BY_NAME, ENDPOINT, ENDPOINT_PARTS, NUMBER, PORT, STATE, TEXT
 from finwait.tcp.state import TcpState
 from finwait.text.escape import escape_foreign
 from finwait.text.width import display_width
@@ -124,6 +124,8 @@ class RowRenderer:
             known = np.where(data.valid_mask()[:, None], data.values, np.uint8(0))
             block = _matrix(self._hosts(known, batch.column("family").values))
             return _with_dashes(block, data, right=False)
+        if column.kind == BOOL:
+            return _with_dashes(_matrix(np.where(data.values, b"yes", b"no")), data, right=False)
         return _matrix(np.asarray([b"-" if cell is None else str(cell).encode() for cell in cells_of(batch, name)]))
 
     def _queues(self, batch: Batch, name: str) -> Array:

@@ -15,11 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from finwait.table.request import Request
 
-CLOSED_NOT_VISIBLE = mark("bound but unconnected sockets (CLOSED) cannot be seen by {source} on this kernel")
-CLOSED_NOT_RECORDED = mark(
-    "bound but unconnected sockets (CLOSED) are not in this recording, or could not be seen when it was made"
-)
-CLOSED_REMEDY = mark("Linux 6.8 or later, with sock_diag")
+CLOSED_NOT_VISIBLE = mark("CLOSED sockets (bound, not connected) cannot be seen by {source} here")
+CLOSED_NOT_RECORDED = mark("CLOSED sockets (bound, not connected) are not in this recording")
+CLOSED_REMEDY = mark("sock_diag on Linux 6.8 or later, or its recording as X.finwait")
 FALLBACK = mark("sock_diag does not answer ({reason}); read /proc/net/tcp instead")
 
 

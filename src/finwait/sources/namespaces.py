@@ -105,29 +105,28 @@ def find_places(roots: Roots) -> tuple[list[Place], list[Notice]]:
         if inode is not None:
             known = place_by_inode.setdefault(inode, Place(path, inode, name))
             known.name = known.name or name
-    hidden = 0
+    hidden: list[str] = []
     for pid in filter(str.isdigit, _listdir(roots.proc)):
         path = f"{roots.proc}/{pid}/ns/net"
         try:
             inode = os.stat(path).st_ino
         except PermissionError:
-            hidden += 1
+            hidden.append(pid)
             continue
         except OSError:
             continue  # the process has ended
         place_by_inode.setdefault(inode, Place(path, inode, None))
     notices = []
     if hidden:
+        arguments = {"count": len(hidden), "pid": hidden[0]}
         notices.append(
-            Notice(
-                "netns_not_permitted", HIDDEN, missing="netns", remedy=HIDDEN_REMEDY, arguments={"processes": hidden}
-            )
+            Notice("netns_not_permitted", HIDDEN, missing="netns", remedy=HIDDEN_REMEDY, arguments=arguments)
         )
     return list(place_by_inode.values()), notices
 
 
-HIDDEN = mark("the network namespaces of {processes} processes could not be looked at")
-HIDDEN_REMEDY = mark("run as root, or with CAP_SYS_PTRACE and CAP_SYS_ADMIN")
+HIDDEN = mark("processes whose network namespace could not be looked at: {count}, the first is process {pid}")
+HIDDEN_REMEDY = mark("CAP_SYS_PTRACE and CAP_SYS_ADMIN in the user namespace of the process")
 
 
 def _listdir(path: str) -> list[str]:

@@ -163,7 +163,7 @@ ENDPOINT_PARTS: dict[str, tuple[str, str]] = {
 # other names of the same thing, as ss, netstat and people write them
 ALIASES = {"recvq": "recv_q", "sendq": "send_q", "retrans_timer": "retransmits", "rtt": "rtt_us", "cwnd": "snd_cwnd",
            "lport": "local_port", "rport": "peer_port", "laddr": "local_address", "raddr": "peer_address",
-           "ino": "inode", "user_id": "uid"}  # fmt: skip
+           "ino": "inode", "user_id": "uid", "accept_q": "accept_queue_length", "accept_limit": "accept_queue_limit"}  # fmt: skip
 
 TIMER_NAMES = ("none", "on", "keepalive", "time_wait", "persist", "delayed_ack")  # idiag_timer 0..5; 5 since Linux 6.14
 _TIMER_ALIASES = {"off": 0, "timewait": 3, "probe": 4, "unknown": 4, "retransmit": 1}
@@ -184,8 +184,10 @@ def parse_column(word: str) -> Column:
     if column is None:
         from difflib import get_close_matches
 
-        nearest = get_close_matches(fold_name(word), list(COLUMN_BY_NAME), n=1, cutoff=0.0)[0]
-        raise UsageError("unknown column '{word}'; did you mean {nearest}?", word=word, nearest=nearest)
+        near = get_close_matches(fold_name(word), list(COLUMN_BY_NAME), n=1, cutoff=0.5)
+        if not near:
+            raise UsageError("unknown column '{word}'; 'finwait list --help' names them all", word=word)
+        raise UsageError("unknown column '{word}'; did you mean {nearest}?", word=word, nearest=near[0])
     return column
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from finwait.errors import UsageError
 from finwait.table.cells import cells_of
 from finwait.table.columns import COLUMN_BY_NAME, ENDPOINT, parse_column
 from finwait.tcp.state import TcpState
@@ -89,8 +90,11 @@ class ConnectionTable:
                 yield Connection(dict(zip(self.columns, row, strict=True)))
 
     def column(self, name: str) -> list[Cell]:
-        """Column `name` as a list of JSON values. Raises UsageError for an unknown column."""
+        """Column `name` as a list of JSON values. Raises UsageError for a column that is unknown or was not asked for."""
         known = parse_column(name).name
+        if known not in self.columns:
+            have = ", ".join(self.columns)
+            raise UsageError("the table was not asked for column {column}; it has {have}", column=known, have=have)
         return [cell for batch in self.batches for cell in cells_of(batch, known)]
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:

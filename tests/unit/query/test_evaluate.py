@@ -6,12 +6,14 @@ import operator
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from finwait.query.evaluate import accepted_rows
 from finwait.query.parser import parse_filter
+from finwait.table.batch import Batch, ColumnData
 from finwait.table.bindings import Bindings
 from tests.unit.batches import AF_INET, AF_INET6, FEW, IPV4, IPV6, MAPPED, NASTY, TEXTS, Row, batch_of, rows
 
@@ -53,7 +55,20 @@ def test_a_row_without_a_value_is_equal_to_nothing_and_neither_less_nor_greater(
     assert accepted(text, NUMBERS) == positions
 
 
+@FEW
+@given(rows(columns=["recv_q", "cookie", "retransmits"], least=1), st.sampled_from(sorted(OPERATORS)))
+def test_two_columns_of_a_row_are_compared_where_both_have_a_value(table: list[Row], word: str) -> None:
+    for one, other in (("recv_q", "cookie"), ("cookie", "retransmits"), ("recv_q", "recv_q")):
+        expected = [
+            index
+            for index, row in enumerate(table)
+            if (word == "!=" if None in (row[one], row[other]) else OPERATORS[word](row[one], row[other]))
+        ]
+        assert accepted(f"{one} {word} {other}", table) == expected
+
+
 @pytest.mark.parametrize(("name", "bits"), [("retransmits", 8), ("recv_q", 32), ("bytes_sent", 64), ("cookie", 64)])
+@FEW
 @given(data=st.data())
 def test_a_number_of_any_size_is_compared_as_python_does(name: str, bits: int, data: st.DataObject) -> None:
     top = (1 << bits) - 1
@@ -69,6 +84,7 @@ def test_a_number_of_any_size_is_compared_as_python_does(name: str, bits: int, d
     assert accepted(f"{name} {word} {wanted}", table) == expected
 
 
+@FEW
 @given(st.lists(st.none() | TEXTS, min_size=1, max_size=8), st.sampled_from(NASTY))
 def test_texts_are_equal_or_not(values: list[str | None], wanted: str) -> None:
     table: list[Row] = [{"state": 1, "process": value} for value in values]
@@ -188,6 +204,7 @@ def test_ports_are_compared(table: list[Row], word: str, compare: str, port: int
 # -- the rest
 
 
+@FEW
 @given(
     st.lists(st.none() | st.integers(0, 2**32 - 1), min_size=1), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)
 )
@@ -266,3 +283,17 @@ TREES = st.recursive(
 @given(TREES, rows(columns=["recv_q"], least=1))
 def test_and_or_and_not_are_pythons(tree: Any, table: list[Row]) -> None:
     assert accepted(spelled(tree), table) == [index for index, row in enumerate(table) if holds(tree, row)]
+
+
+def test_two_columns_of_numbers_are_compared_row_by_row() -> None:
+    length = ColumnData(np.array([5, 4, 0, 9], dtype=np.uint32), np.array([True, True, True, False]))
+    limit = ColumnData(np.array([4, 4, 4, 4], dtype=np.uint32))
+    batch = Batch(4, {"accept_queue_length": length, "accept_queue_limit": limit})
+
+    def accepted(text: str) -> list[bool]:
+        return accepted_rows(parse_filter(text), batch).tolist()  # type: ignore[no-any-return]
+
+    assert accepted("accept-queue-length > accept-queue-limit") == [True, False, False, False]
+    assert accepted("accept-q = ACCEPT-LIMIT") == [False, True, False, False]
+    assert accepted("accept-q != accept-limit") == [True, False, True, True]  # null is equal to nothing
+    assert accepted("accept-q <= accept-limit") == [False, True, True, False]

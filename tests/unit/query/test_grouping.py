@@ -47,6 +47,7 @@ def test_the_same_text_under_two_codes_is_one_group() -> None:
     assert [(group.key, group.count) for group in counter.groups()] == [(("b",), 2), ((None,), 1), (("a",), 1)]
 
 
+@FEW
 @given(st.lists(st.integers(1, 9)), st.none() | st.integers(1, 5))
 def test_what_is_folded_and_what_is_shown_are_all(counts: list[int], top: int | None) -> None:
     groups = [Group((index,), count) for index, count in enumerate(counts)]
@@ -98,6 +99,7 @@ def test_states_are_ordered_by_life_and_nulls_come_last_either_way() -> None:
         assert uids == [*sorted((uid for uid in uids if uid is not None), reverse=descending), *[None] * 5]
 
 
+@FEW
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.integers(0, 3))), st.booleans(), st.booleans())
 def test_equal_groups_keep_their_order(keys: list[tuple[str | None, int]], by_count: bool, descending: bool) -> None:
     groups = [Group((name,), count) for name, count in keys]

@@ -22,7 +22,7 @@ PUSHABLE = ["sport = :22", "dport = :443", "sport >= :443", "sport < :443", "dpo
             "dst 10.0.0.1:443", "dev = eth0", "dev != lo", "dev = 3", "cgroup = /a", "cgroup != /a"]  # fmt: skip
 MARKS = ["fwmark = 1", "fwmark = 0", "fwmark != 1/1", "fwmark = 0/3"]
 UNPUSHABLE = ["recv-q = 0", "recv-q > 0", "recv-q != 1", "process = x", "uid != 1", "v6only = yes", "cgroup = /unknown",
-              "dev = unknown", "state = listen", "retransmits >= 1"]  # fmt: skip
+              "dev = unknown", "state = listen", "retransmits >= 1", "recv-q >= uid", "recv-q != uid"]  # fmt: skip
 COLUMNS = ("recv_q", "uid", "retransmits", "v6only", "mark", "cgroup_id")
 
 

@@ -92,13 +92,11 @@ def cell_text(row: Row, name: str, *, as_ss: bool) -> str:
         return host_text(row, name, as_ss=as_ss).replace("*", "::")
     if column.kind == "text":
         return escaped(cell)
-    return (
-        timer_name(cell)
-        if column.kind == "timer"
-        else {2: "inet", 10: "inet6"}[cell]
-        if name == "family"
-        else str(cell)
-    )
+    if column.kind == "bool":
+        return "yes" if cell else "no"
+    if column.kind == "timer":
+        return timer_name(cell)
+    return {2: "inet", 10: "inet6"}[cell] if name == "family" else str(cell)
 
 
 def plain_lines(table: list[Row], names: list[str], least: list[int], *, as_ss: bool = False) -> list[str]:
