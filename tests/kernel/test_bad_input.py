@@ -235,7 +235,7 @@ def test_an_ordinary_user_counts_and_is_told_what_is_hidden(held: Population) ->
     assert (plain.returncode, plain.stderr) == (0, b"")
     everywhere = run_bytes([*AS_NOBODY, *COMMAND, "--all-netns"])
     assert everywhere.returncode == 0
-    assert re.search(rb"the network namespaces of [0-9]+ processes could not be looked at", everywhere.stderr)
+    assert re.search(rb"processes whose network namespace could not be looked at: [0-9]+", everywhere.stderr)
 
 
 def test_without_a_sight_of_other_processes_the_own_namespace_is_counted() -> None:

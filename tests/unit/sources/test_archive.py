@@ -170,7 +170,7 @@ def test_an_encrypted_part_is_refused(path: Path) -> None:
 
 def test_an_archive_cut_at_every_length_is_refused(path: Path) -> None:
     content = archive_of(manifest())
-    for length in range(4, len(content), 3):
+    for length in range(4, len(content), 5):
         refused(path, content[:length])
 
 
@@ -178,7 +178,7 @@ def test_an_archive_with_any_byte_changed_is_read_or_refused(path: Path) -> None
     """The sums of the members find damage in them; what remains are places that nobody reads."""
     for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         content = archive_of(manifest(), compression=compression)
-        for place in range(4, len(content), 3):
+        for place in range(4, len(content), 7):
             damaged = content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
             try:
                 assert read(path, damaged).total == 5
