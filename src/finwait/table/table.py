@@ -56,7 +56,7 @@ class Connection:
 class ConnectionTable:
     """Connections as columns. batches: in order, none empty. columns: the names that were asked for, in that order.
 
-    Iterating yields `Connection` rows. pyarrow, polars, pandas and DuckDB take the table as it is, by the Arrow PyCapsule
+    Iterating yields `Connection` rows. pyarrow, polars and others take the table as it is, by the Arrow PyCapsule
     interface (``pyarrow.table(t)``, ``polars.DataFrame(t)``).
     """
 
