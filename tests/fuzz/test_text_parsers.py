@@ -1,5 +1,6 @@
 """Any text whatever: the parsers of text yield records, report lines or raise ParseError, and never invent a value."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from finwait.errors import ParseError
 from finwait.wire.netstat_text import parse_netstat
-from finwait.wire.proc_net_tcp import count_proc_states, parse_proc_net_tcp
+from finwait.wire.proc_net_tcp import count_proc_states, parse_pasted_proc, parse_proc_net_tcp
 from finwait.wire.records import SocketRecord
 from finwait.wire.ss_text import parse_ss
 from finwait.wire.text_kind import detect_text_kind, ipv4_bytes, ipv6_bytes
@@ -78,6 +79,11 @@ def read_everything(text):
         except ParseError as error:
             assert str(error)
     try:
+        for record in records_of(parse_pasted_proc, text):
+            check(record)
+    except ParseError as error:
+        assert str(error)
+    try:
         count_proc_states(text.encode("utf-8", "surrogateescape"))
     except ParseError as error:
         assert str(error)
@@ -94,6 +100,20 @@ def test_any_text_is_read_or_refused(text):
 @settings(deadline=None)
 def test_any_damaged_output_is_read_or_refused(text):
     read_everything(text)
+
+
+@given(st.data())
+def test_a_row_whose_word_for_the_state_is_wrong_is_never_lost(data):
+    name = data.draw(st.sampled_from(sorted(name for name in TEXTS if not name.startswith("proc_"))))
+    parse, word = (parse_ss, r"[A-Z]+[A-Z0-9-]*") if name.startswith("ss_") else (parse_netstat, r"[A-Z]+[A-Z0-9_]*")
+    lines = TEXTS[name].splitlines(keepends=True)
+    rows = [at for at, line in enumerate(lines) if re.match(r"(tcp6? |[A-Z-]+[0-9]? +[0-9])", line)]
+    at = data.draw(st.sampled_from(rows))
+    wrong = data.draw(st.text("abcXYZ019-_é", min_size=1)) + "?"
+    lines[at] = re.sub(rf"(?<!\S){word}(?!\S)", wrong, lines[at], count=1)
+    unread = []
+    records = list(parse(lines, lambda number, line: unread.append(number)))
+    assert (len(rows), len(records), unread) == (37, 36, [at + 1])
 
 
 @given(st.binary())
@@ -160,6 +180,8 @@ def test_a_text_cut_anywhere_says_less_and_nothing_wrong(name):
         "ESTAB 0 0 a:1 b:1 timer:(on," + "1" * 40_000, "ESTAB 0 0 a:1 b:1 skmem:(" + "r1" * 40_000,
         "ESTAB 0 0 a:1 b:1 " + "sack" * 20_000, "a " * 40_000, "tcp 0 0 a:1 b:1 LISTEN " + "1/" * 20_000,
         "LISTEN" + " " * 40_000, "tcp" + " " * 40_000 + "x", "ESTAB 0 0" + " " * 40_000 + "x" + " " * 40_000 + "y",
+        "1 " * 20_000 + "a:1 b:1", "x 1 1 " + "a:1 " * 20_000, "1" * 40_000 + " 1 a:1 b:1", "x 0 0 a:1 " + "b:" * 20_000,
+        "x y 0 0 " + "a:" * 20_000 + " b:1 z", "0 0 a:1 b:1" + " " * 40_000 + "x",
     ],
 )  # fmt: skip
 def test_a_long_line_costs_no_more_than_its_length(kind, line):

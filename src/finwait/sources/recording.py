@@ -24,17 +24,16 @@ from finwait.text.messages import mark
 from finwait.wire.inet_diag import SOCK_DIAG_BY_FAMILY, TCPDIAG_GETSOCK
 from finwait.wire.netlink import NLMSG_DONE, NLMSGHDR, TRUNCATED, align, excerpt_of
 from finwait.wire.netstat_text import parse_netstat
-from finwait.wire.proc_net_tcp import parse_proc_net_tcp
+from finwait.wire.proc_net_tcp import parse_pasted_proc
 from finwait.wire.ss_text import parse_ss
-from finwait.wire.text_kind import detect_text_kind
+from finwait.wire.text_kind import TextSurvey, detect_text_kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import BinaryIO, Protocol
 
     from finwait.table.request import Request
-    from finwait.wire.records import SocketRecord
 
     class Closable(Protocol):
         """Whatever has to be closed."""
@@ -49,6 +48,15 @@ MAX_ERRNO = 4096  # include/linux/err.h
 CUT = mark("the recording ends in the middle of a socket; what stands before was read")
 KERNEL_ERROR = mark("the recorded dump ends with the kernel's error: {reason}")
 UNREAD_LINES = mark("{count} lines look like connections but could not be understood, the first is line {line}: {text}")
+NO_STATE_COLUMN = mark("{count} rows have no State column (ss leaves it out for `state X`); they were not read")
+SEVERAL_FORMATS = mark("a second format begins at line {line} and was not read; give each output a file of its own")
+SEVERAL_PASTES = mark("the text has {count} tables; sockets that stand in several are counted several times")
+MAYBE_NOT_TCP = mark(
+    "{count} rows may be UDP: they have no Netid column, and all are UNCONN or ESTAB; `ss -tan` shows TCP alone"
+)
+ADDRESSES_CUT = mark(
+    "{count} addresses may have been cut short by netstat and are not known; netstat -W shows them whole"
+)
 NO_SUCH_STATE = mark("the socket at offset {offset} is in state {state}, which TCP does not have")
 NOT_A_RECORDING = mark(
     "{path} is no recording that finwait reads: raw dumps of ss -D, X.finwait, text of ss, netstat or /proc/net/tcp"
@@ -251,34 +259,50 @@ class TextReader(_RecordingReader):
 
     def __init__(self, file: BinaryIO, kind: str) -> None:
         super().__init__(file, Netns())
-        self.kind = kind
+        self.kind = kind.removesuffix("6")
         self.unread = 0
         self.first_unread = (0, "")
 
     def batches(
         self, request: Request, wanted: Sequence[str], notices: list[Notice], sink: object = None
     ) -> Iterator[Batch]:
-        """The sockets of the text; lines that look like connections but cannot be understood are told at the end."""
+        """The sockets of the text; what could not be read of it is told at the end."""
         from io import TextIOWrapper
 
+        parse = {"ss": parse_ss, "netstat": parse_netstat, "proc_net_tcp": parse_pasted_proc}[self.kind]
+        survey = TextSurvey(self.kind)
         with TextIOWrapper(self.file, encoding="utf-8", errors="surrogateescape", newline="") as lines:
-            yield from batches_of_records(self._records(lines), wanted)
-        if self.unread:
+            yield from batches_of_records(parse(lines, self._on_unread, survey), wanted)
+        notices += self._unread_notices(survey)
+        notices += _notices_of_survey(survey, wanted)
+
+    def _unread_notices(self, survey: TextSurvey) -> Iterator[Notice]:
+        if self.unread and self.unread == survey.without_state:
+            arguments: dict[str, object] = {"count": self.unread}
+            yield Notice("no_state_column", NO_STATE_COLUMN, missing="sockets", arguments=arguments)
+        elif self.unread:
             line, text = self.first_unread
             arguments = {"count": self.unread, "line": line, "text": text[:120]}
-            notices.append(Notice("lines_not_read", UNREAD_LINES, missing="sockets", arguments=arguments))
-
-    def _records(self, lines: Iterable[str]) -> Iterator[SocketRecord]:
-        if self.kind == "ss":
-            return parse_ss(lines, self._on_unread)
-        if self.kind == "netstat":
-            return parse_netstat(lines, self._on_unread)
-        return parse_proc_net_tcp(lines, 10 if self.kind == "proc_net_tcp6" else 2)
+            yield Notice("lines_not_read", UNREAD_LINES, missing="sockets", arguments=arguments)
 
     def _on_unread(self, line: int, text: str) -> None:
         if not self.unread:
             self.first_unread = (line, text)
         self.unread += 1
+
+
+def _notices_of_survey(survey: TextSurvey, wanted: Sequence[str]) -> Iterator[Notice]:
+    """What must be known of a text that was read; cut addresses only where addresses are asked for."""
+    if survey.other_rows:
+        yield Notice("several_formats", SEVERAL_FORMATS, missing="sockets", arguments={"line": survey.other_line})
+    if any(count > 1 for count in survey.tables.values()):
+        count = sum(survey.tables.values())
+        yield Notice("several_pastes", SEVERAL_PASTES, incomplete=False, arguments={"count": count})
+    if survey.maybe_udp:
+        yield Notice("maybe_not_tcp", MAYBE_NOT_TCP, incomplete=False, arguments={"count": survey.maybe_udp})
+    if survey.cut_addresses and not {"local_address", "peer_address"}.isdisjoint(wanted):
+        arguments = {"count": survey.cut_addresses}
+        yield Notice("addresses_cut", ADDRESSES_CUT, missing="local_address,peer_address", arguments=arguments)
 
 
 def strip_done(datagram: memoryview) -> bytes | memoryview:

@@ -14,6 +14,7 @@ from finwait.wire.text_kind import (
     AF_INET,
     AF_INET6,
     ANY_ADDRESS,
+    TextSurvey,
     in_family,
     ipv4_bytes,
     ipv6_bytes,
@@ -48,12 +49,15 @@ _CUT_WIDTHS = {"tcp6": (23,), "tcp": (23, 27, 28)}
 _PROGRAM_WIDTH = 19  # PROGNAME_WIDTH - 1, of "PID/name"
 
 
-def parse_netstat(lines: Iterable[str], on_unread: Callable[[int, str], None]) -> Iterator[SocketRecord]:
+def parse_netstat(
+    lines: Iterable[str], on_unread: Callable[[int, str], None], survey: TextSurvey | None = None
+) -> Iterator[SocketRecord]:
     """Yield a record for each TCP row of netstat's text, in order, in one pass and constant memory.
 
     Understood: every mixture of -a -n -p -o -e -W, headers in any language, quoting marks, fences, prose and rows of
     other protocols in between. `on_unread(line number from 1, line)` is called for a row of TCP that cannot be
-    understood (a state in another language, a cut line, another system's netstat); nothing is raised.
+    understood (a state in another language, a cut line, another system's netstat, a row of ss or /proc/net/tcp);
+    nothing is raised. `survey` counts what was cut, headers, and what is not netstat's.
 
     rqueue and wqueue are bytes; for LISTEN rqueue is the accept queue's length and wqueue None, because net-tools shows
     /proc's 0 there. family is 10 for rows of ``tcp6`` (IPv4 in them is a mapped address and stored as such) and None
@@ -64,19 +68,31 @@ def parse_netstat(lines: Iterable[str], on_unread: Callable[[int, str], None]) -
     owner. owners: (program, pid, None), one at most; netstat takes the program from the command line and cuts
     "pid/program" at 19 characters.
     """
+    survey = survey or TextSurvey("netstat")
     is_wide = False
     for number, text, body, cut in read_lines(lines):
         if not _LIKE_A_ROW.match(body):
             is_wide = is_wide and not body  # other text may end one output and begin the next
+            if survey.read_other(number, body):
+                on_unread(number, text)
             continue
         row = _ROW.fullmatch(body)
         if row is not None and not is_wide:
             is_wide = _width(row) > max(_CUT_WIDTHS[row[1]])
         record = _record_of(row, is_wide, cut) if row is not None else None
-        if record is None:
+        if row is None or record is None:
             on_unread(number, text)
-        else:
-            yield record
+            continue
+        survey.read_row()
+        survey.cut_addresses += (record.src is None and _is_address(row[4])) + (
+            record.dst is None and _is_address(row[6])
+        )
+        yield record
+
+
+def _is_address(host: str) -> bool:
+    """Whether a text that gave no address is not a name nor ``*``: it may have been cut."""
+    return ":" in host or ipv4_bytes(host) is not None
 
 
 def _width(row: re.Match[str]) -> int:

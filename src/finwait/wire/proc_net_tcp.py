@@ -12,11 +12,11 @@ from sys import byteorder
 from finwait.errors import ParseError
 from finwait.tcp.state import NEW_SYN_RECV, TcpState
 from finwait.wire.records import SocketRecord
-from finwait.wire.text_kind import AF_INET, read_lines
+from finwait.wire.text_kind import AF_INET, AF_INET6, TextSurvey, read_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 # One row. Where the kernel prints a number with a least width, more digits are no error. The five numbers behind the
 # pointer (rto, ato, quick<<1|pingpong, snd_cwnd, ssthresh or a listener's Fast Open limit) stand in full sockets only.
@@ -26,7 +26,9 @@ _ROW = re.compile(
     r"\s+(-?[0-9]{1,10})\s+(-?[0-9]{1,10})\s+([0-9]{1,18})\s+[0-9]{1,10}\s+[0-9A-Za-z_()]+"
     r"(?:\s+[0-9]{1,20}\s+[0-9]{1,20}\s+[0-9]{1,10}\s+([0-9]{1,10})\s+(-?[0-9]{1,10}))?\s*"
 )
+_NUMBER = re.compile(r"[0-9]+:\s")
 _MARKUP = re.compile(r"```|~~~|(?:\[[^\]]*\]|\S*)[$#](?:\s|$)")  # fences, and prompts as `root@host:~# cat ...`
+_NETSTAT_TITLE = "Active Internet connections"  # stands in front of netstat's header
 
 USER_HZ = 100  # every architecture's /proc counts in it (include/asm-generic/param.h), whatever the kernel's own HZ
 _MS_PER_TICK = 1000 // USER_HZ
@@ -52,23 +54,51 @@ def parse_proc_net_tcp(lines: Iterable[str], family: int) -> Iterator[SocketReco
     Headers, blank lines, code fences and lines of a prompt are skipped. Raises ParseError for any other line that is
     not a row of `family`: `offset` in characters from the beginning, `excerpt`, the argument `line`, counted from 1.
     """
-    digits = 8 if family == AF_INET else 32
+    return _read_rows(lines, (family,), None, None)
+
+
+def parse_pasted_proc(
+    lines: Iterable[str], on_unread: Callable[[int, str], None], survey: TextSurvey | None = None
+) -> Iterator[SocketRecord]:
+    """The same of pasted text, where both files may stand: the digits of each row tell its family.
+
+    Where text of ss or netstat begins, its rows are told to `on_unread` (line number from 1, line) and to `survey`, and
+    whatever else is no row is passed over from there on.
+    """
+    return _read_rows(lines, (AF_INET, AF_INET6), on_unread, survey or TextSurvey("proc_net_tcp"))
+
+
+def _read_rows(
+    lines: Iterable[str],
+    families: tuple[int, ...],
+    on_unread: Callable[[int, str], None] | None,
+    survey: TextSurvey | None,
+) -> Iterator[SocketRecord]:
     offset = 0
     for number, text, body, cut in read_lines(lines):
         row = _ROW.fullmatch(text) or _ROW.fullmatch(body)
-        if row is not None and len(row[1]) == len(row[3]) == digits:
-            record = _record_of(row, family, cut)
-            if record is not None:
-                yield record
-                offset += len(text) + 1
-                continue
-        if body and not body.startswith("sl ") and not _MARKUP.match(body):
-            raise _not_a_row(number, offset, text)
+        record = _record_of(row, families, cut) if row is not None else None
+        if record is not None:
+            if survey is not None:
+                survey.read_row(record.family)
+            yield record
+        elif body and not _MARKUP.match(body):
+            if on_unread is not None and survey is not None and survey.read_other(number, body):
+                on_unread(number, text)
+            elif survey is not None and body.startswith(_NETSTAT_TITLE):
+                pass
+            elif not body.startswith("sl ") and (survey is None or survey.other_line is None or _NUMBER.match(body)):
+                raise _not_a_row(number, offset, text)
         offset += len(text) + 1
 
 
-def _record_of(row: re.Match[str], family: int, cut: bool) -> SocketRecord | None:
-    """The record of a row, None where its state is none. `cut`: the last number may lack digits."""
+def _record_of(row: re.Match[str], families: tuple[int, ...], cut: bool) -> SocketRecord | None:
+    """The record of a row, None where its state is none or its family none of `families`. `cut`: the last number may
+    lack digits.
+    """
+    family = AF_INET if len(row[1]) == 8 else AF_INET6
+    if len(row[1]) != len(row[3]) or family not in families:
+        return None
     state = int(row[5], 16)
     state = int(TcpState.SYN_RECV) if state == NEW_SYN_RECV else state
     if not 1 <= state <= 11:

@@ -14,10 +14,12 @@ from finwait.wire.text_kind import (
     AF_INET6,
     ANY_ADDRESS,
     SS_STATE_PATTERN,
+    TextSurvey,
     in_family,
     ipv4_bytes,
     ipv6_bytes,
     is_name,
+    is_other_protocol,
     read_lines,
     read_port,
 )
@@ -30,10 +32,10 @@ if TYPE_CHECKING:
 
 _LIKE_A_ROW = re.compile(
     rf"(?:(?:(?P<netid>[a-z][a-z0-9_]*)\s+)?(?:{SS_STATE_PATTERN})\s+[0-9]+\s+[0-9]+(?:\s|$)"
-    rf"|tcp\s+(?:{SS_STATE_PATTERN})\s+[0-9]"
-    # and rows of `ss state X`, which leaves the state out
-    r"|(?:tcp\s+)?[0-9]+\s+[0-9]+\s+\S+:[^\s:]+\s+\S+:[^\s:]+\s*(?:$|users:|timer:))"
+    rf"|tcp\s+(?:{SS_STATE_PATTERN})\s+[0-9])"
 )
+# `ss state X` leaves the state out
+_WITHOUT_STATE = re.compile(r"(?:tcp\s+)?[0-9]+\s+[0-9]+\s+\S+:[^\s:]+\s+\S+:[^\s:]+(?:\s+(\S.*))?")
 _ROW = re.compile(
     rf"(?:tcp\s+)?({SS_STATE_PATTERN})\s+([0-9]{{1,10}}\s+)([0-9]{{1,10}})\s+(\S+):([^\s:]+)\s+(\S+):([^\s:]+)(?:\s+(\S.*))?"
 )
@@ -103,13 +105,16 @@ _TIMER_TIME_WAIT = 3
 _MULTIPLE = {"": 1, "k": 1000, "K": 1000, "M": 1000_000, "G": 1000_000_000, "T": 1000_000_000_000}
 
 
-def parse_ss(lines: Iterable[str], on_unread: Callable[[int, str], None]) -> Iterator[SocketRecord]:
+def parse_ss(
+    lines: Iterable[str], on_unread: Callable[[int, str], None], survey: TextSurvey | None = None
+) -> Iterator[SocketRecord]:
     """Yield a record for each TCP row of ss's text, in order, in one pass and constant memory.
 
     Understood: every mixture of -a -n -H -o -p -e -m -i -O and --cgroup, rows with and without Netid, headers, quoting
     marks, fences, prose and rows of other protocols in between. `on_unread(line number from 1, line)` is called for a
-    row of TCP that cannot be understood; nothing is raised. Without Netid a row is taken for TCP: the text of
-    `ss -uan` cannot be told from it. With one state asked for, ss prints no State column: such rows are unread.
+    row of TCP that cannot be understood, also one of netstat or /proc/net/tcp; nothing is raised. Without Netid a row is
+    taken for TCP, and `survey` counts those that may be UDP's: the text of `ss -uan` cannot be told from it. With one
+    state asked for, ss prints no State column: such rows are unread, and counted.
 
     rqueue and wqueue are bytes, for LISTEN the accept queue's length and limit. An address is None where a name stands,
     a port where a service's name stands; family is None where two names leave it open. ``*`` is the any-address of an
@@ -119,6 +124,7 @@ def parse_ss(lines: Iterable[str], on_unread: Callable[[int, str], None]) -> Ite
     mini-sockets, which have no owner. cookie is `sk`, or None. info: the columns of tcp_info and skmem in their units;
     ss leaves out what is zero.
     """
+    survey = survey or TextSurvey("ss")
     style = _Style()
     record: SocketRecord | None = None
     for number, text, body, cut in read_lines(lines):
@@ -132,13 +138,26 @@ def parse_ss(lines: Iterable[str], on_unread: Callable[[int, str], None]) -> Ite
             record = None
         if like is None:
             style.read_header(body)
-        elif like["netid"] in (None, "tcp"):
+            if _is_lost(number, body, survey):
+                on_unread(number, text)
+        elif not is_other_protocol(like["netid"]):
             row = _ROW.fullmatch(body)
             record = _record_of(row, style, cut) if row is not None else None
-            if record is None:
+            if row is None or record is None:
                 on_unread(number, text)
+            else:
+                survey.read_ss_row(body.startswith("tcp"), record.state, is_unbound=row[7] == "*")
     if record is not None:
         yield record
+
+
+def _is_lost(number: int, body: str, survey: TextSurvey) -> bool:
+    """Whether a line without a word for a state is a row of TCP; what else it tells goes to `survey`."""
+    plain = _WITHOUT_STATE.fullmatch(body)
+    if plain is not None and (plain[1] is None or is_details(plain[1])):
+        survey.without_state += 1
+        return True
+    return survey.read_other(number, body)
 
 
 class _Style:
@@ -150,8 +169,8 @@ class _Style:
         self._is_known = False
 
     def read_header(self, body: str) -> None:
-        if body.endswith("Process") and "Recv-Q" in body:
-            self.is_new, self._is_known = True, True
+        if "Recv-Q" in body and "Local Address:" in body:  # another output, perhaps of another ss
+            self.is_new, self._is_known = True, body.endswith("Process")
 
     def read_row(self, row: re.Match[str]) -> None:
         """Learn from a row: old ones have no brackets, ``*`` beside IPv4, and ten columns for whatever state."""
