@@ -360,3 +360,11 @@ def test_a_filter_can_begin_with(word: str) -> None:
 @pytest.mark.parametrize("word", ["coutn", "lsit", "", "listening", "help"])
 def test_a_filter_cannot_begin_with(word: str) -> None:
     assert not is_filter_word(word)
+
+
+def test_a_path_ends_before_a_parenthesis_that_it_did_not_open() -> None:
+    assert repr(parse_filter("(cgroup = /a) sport = 1").expression) == repr(
+        parse_filter("( cgroup = /a ) sport = 1").expression
+    )
+    assert repr(parse_filter("cgroup = /a(b)c").expression) == "cgroup=/a(b)c"
+    assert repr(parse_filter("(cgroup = /a(b))").expression) == "cgroup=/a(b)"
