@@ -63,7 +63,7 @@ def excerpt_around(text: str, at: int) -> str:
 
 def split_words(arguments: Sequence[str]) -> tuple[str, list[Word]]:
     """The filter's text and its words. White space and operators part words; quotes keep them whole, a backslash the
-    next character, as in ss. A word that begins with ``/`` is a path up to the next white space.
+    next character, as in ss. A word that begins with ``/`` is a path up to the next white space or a ``)`` too many.
 
     Raises UsageError for a quote that is never closed.
     """
@@ -107,6 +107,8 @@ def _read_word(text: str, at: int) -> tuple[Word, int]:
             quoted = True
         elif character.isspace() or (not whole and character in "()!=<>&|"):
             break
+        elif character == ")" and text.count("(", begin, at) == text.count(")", begin, at):
+            break  # it closes what was opened before the path
         else:
             characters.append(character)
         at += 1

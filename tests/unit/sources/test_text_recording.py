@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import finwait
 from finwait.sources.recording import TextReader
 from finwait.table.request import Request
 from finwait.wire.netstat_text import parse_netstat
@@ -211,3 +212,18 @@ def test_rows_without_a_state_among_other_lines_are_lines_not_read() -> None:
     count, notices = read(f"{NO_STATE}ESTAB 0 0\n")
     assert (count, list(notices)) == (0, ["lines_not_read"])
     assert notices["lines_not_read"].arguments["count"] == 3
+
+
+def test_a_socket_with_several_owners_is_told_where_owners_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "ss.txt"
+    path.write_text(
+        "State  Recv-Q Send-Q Local Address:Port Peer Address:PortProcess\n"
+        'LISTEN 0      511          0.0.0.0:80        0.0.0.0:*    users:(("nginx",pid=8,fd=6),("nginx",pid=9,fd=6))\n'
+    )
+
+    def codes(columns: str) -> list[str]:
+        table = finwait.connections(columns=columns, read=str(path))
+        return [notice.code for notice in table.warnings if notice.code == "several_owners"]
+
+    assert codes("local,pid") == ["several_owners"]
+    assert codes("local") == []
