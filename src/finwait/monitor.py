@@ -12,7 +12,7 @@ from finwait.query.pushdown import push_down
 from finwait.sources.census import FALLBACK, add_closed_notice
 from finwait.sources.readers import Reader, SockDiagReader, open_readers
 from finwait.table.batch import Batch, ColumnData, needed_columns
-from finwait.table.columns import extensions_for
+from finwait.table.columns import ENDPOINT_PARTS, extensions_for
 from finwait.table.request import Request
 from finwait.table.snapshot import Notice, Provenance
 from finwait.tcp.state import TcpState
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from finwait.table.snapshot import Netns
 
 OWNER_COLUMNS = frozenset({"process", "pid", "fd"})
-OWNERS_NOT_READ = mark("finwait {version} does not read who owns the sockets of a live host; not known: {columns}")
+COLUMNS_NOT_VISIBLE = mark("{source} does not tell these columns: {columns}")
+# Columns that a recording may lack without lacking anything: no row of it need have them.
+SELDOM = frozenset({"recv_q", "send_q", "accept_queue_length", "accept_queue_limit", "interface", "v6only", "expires_ms",
+                    "netns", "netns_cookie"})  # fmt: skip
 OWNERS_REMEDY = mark("--read the output of ss -tanp")
 MARKS_NOT_VISIBLE = mark("fwmarks cannot be seen; every socket was taken to have mark 0")
 MARKS_REMEDY = mark("CAP_NET_ADMIN, with sock_diag")
@@ -82,6 +85,9 @@ class Stream:
         names = {*columns, *question.wanted.column_names(), "state", "family"}
         self.columns = needed_columns(sorted(names))
         self.names = Names(question.wanted)
+        tested = question.wanted.column_names() - {"mark", "cgroup", "cgroup_id"}  # they have words of their own
+        self._asked = tuple(name for name in dict.fromkeys((*columns, *sorted(tested))) if name not in ENDPOINT_PARTS)
+        self._told: set[str] = set()
         self.provenance = Provenance(question.source, host=os.uname().nodename)
         self._closed_seen = 0
         self._closed_recordable = False
@@ -108,8 +114,13 @@ class Stream:
                 yield from self._read_host()
             finally:  # whoever wants only the first rows stops here
                 provenance.taken_to = time.time()
+                self._add_closed_notice()
+            return
+        self._add_closed_notice()
+
+    def _add_closed_notice(self) -> None:
         if TcpState.CLOSE in self.question.wanted.states and not self._closed_recordable:
-            add_closed_notice(self._closed_seen, self._seen, self.question.request, provenance)
+            add_closed_notice(self._closed_seen, self._seen, self.question.request, self.provenance)
 
     # -- where from
 
@@ -127,21 +138,7 @@ class Stream:
             for reader in recording.readers:
                 yield from self._read(reader)
 
-    def _add_owners_notice(self) -> None:
-        """Say so where owners are asked for: no source of a live host tells them yet."""
-        wanted = OWNER_COLUMNS.intersection(self.columns)
-        if wanted:
-            from finwait.version import __version__
-
-            columns = ", ".join(name for name in self.columns if name in wanted)
-            arguments = {"version": __version__, "columns": columns}
-            notice = Notice(
-                "owners_not_read", OWNERS_NOT_READ, missing="process,pid,fd", remedy=OWNERS_REMEDY, arguments=arguments
-            )
-            self.provenance.add_notice(notice)
-
     def _read_host(self) -> Iterator[Batch]:
-        self._add_owners_notice()
         request, source = self.question.request, self.question.source
         if source != "proc":
             try:
@@ -159,24 +156,43 @@ class Stream:
     def _read_all(self, source: str) -> Iterator[Batch]:
         self.provenance.source = source
         hidden: list[Notice] = []
-        for reader in open_readers(self.question.request, source, hidden):
+        try:
+            for reader in open_readers(self.question.request, source, hidden):
+                yield from self._read_or_skip(reader, hidden)
+        finally:
+            for notice in hidden:
+                self.provenance.add_notice(notice)
+
+    def _read_or_skip(self, reader: Reader, hidden: list[Notice]) -> Iterator[Batch]:
+        """The reader's batches; of many namespaces one may end while it is read, and is told."""
+        try:
             yield from self._read(reader)
-        for notice in hidden:
-            self.provenance.add_notice(notice)
+        except SourceError as error:
+            if not self.question.request.all_netns:
+                raise
+            hidden.append(Notice("netns_not_read", error.message_id, missing="netns", arguments=error.arguments))
 
     # -- one namespace
 
     def _read(self, reader: Reader) -> Iterator[Batch]:
-        question, provenance = self.question, self.provenance
+        provenance = self.provenance
         provenance.netns.append(reader.netns)
         bindings = reader.bind(
             devices=bool(self.names.devices), cgroups=self.names.cgroups, port_range=self.names.port_range
         )
         self._check_devices(reader, bindings)
-        marks_seen = False
         notices: list[Notice] = []
+        try:
+            yield from self._checked(reader, bindings, notices)
+        finally:  # also where only the first rows were wanted
+            for notice in (*notices, *self._untold(reader)):
+                provenance.add_notice(notice)
+
+    def _checked(self, reader: Reader, bindings: Bindings, notices: list[Notice]) -> Iterator[Batch]:
+        """The rows of `reader` that the filter accepts."""
+        question = self.question
         for batch in self._narrowed(reader, bindings, notices):
-            marks_seen = marks_seen or "mark" in batch.columns
+            self._told.update(batch.columns)
             self._seen += batch.length
             self._batches += 1
             self._closed_seen += int((batch.column("state").values == TcpState.CLOSE).sum())
@@ -185,10 +201,21 @@ class Stream:
                 rows &= batch.column("family").values == question.request.family
             self._yielded = True
             yield _with_netns(batch.take(rows), reader.netns, self.columns)
-        if self.names.marks and not marks_seen and self._yielded:
-            notices.append(Notice("marks_not_visible", MARKS_NOT_VISIBLE, missing="mark", remedy=MARKS_REMEDY))
-        for notice in notices:
-            provenance.add_notice(notice)
+
+    def _untold(self, reader: Reader) -> Iterator[Notice]:
+        """What was asked for and `reader` cannot tell, so that nulls are not taken for answers."""
+        if self.names.marks and "mark" not in self._told and self._seen:
+            yield Notice("marks_not_visible", MARKS_NOT_VISIBLE, missing="mark", remedy=MARKS_REMEDY)
+        asked = self._asked
+        if reader.source == "recording":
+            asked = tuple(name for name in asked if name not in SELDOM) if self._seen else ()
+        untold = reader.untold(asked, self._told)
+        if untold:
+            remedy = OWNERS_REMEDY if OWNER_COLUMNS.intersection(untold) and reader.source != "recording" else None
+            arguments = {"source": reader.source, "columns": ", ".join(untold)}
+            yield Notice(
+                "columns_not_visible", COLUMNS_NOT_VISIBLE, missing=",".join(untold), remedy=remedy, arguments=arguments
+            )
 
     def _check_devices(self, reader: Reader, bindings: Bindings) -> None:
         """Raise SourceError for a device that the one namespace that is read does not have; it names the nearest."""
@@ -210,6 +237,8 @@ class Stream:
         """The reader's batches, narrowed as far as the kernel agrees: it may refuse marks (EPERM) or newer tests (EINVAL)."""
         recorder = self.question.recorder
         if recorder is not None and isinstance(reader, SockDiagReader):
+            if self.names.port_range:
+                notices.append(Notice("autobound_not_asked", AUTOBOUND_HALF, missing="autobound"))
             yield from self._recorded(reader, recorder, notices)
             return
         wanted = self.question.wanted

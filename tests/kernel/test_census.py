@@ -280,3 +280,33 @@ def finwait_words(*arguments: str) -> tuple[str, ...]:
     from tests.kernel.finwait_command import COMMAND
 
     return (*COMMAND, *arguments)
+
+
+def codes_of(*arguments: str, held: Population) -> list[str]:
+    return [warning["code"] for warning in json.loads(run(*arguments, "--json", held=held).stdout)["warnings"]]
+
+
+def test_columns_that_a_source_cannot_tell_make_the_answer_incomplete(mixed: Population) -> None:
+    proc = ("--source", "proc", "exclude", "closed")
+    assert codes_of("count", *proc, "rtt_us > 0", held=mixed) == ["columns_not_visible"]
+    assert codes_of("count", *proc, "dev = near", held=mixed) == ["columns_not_visible"]
+    assert codes_of("list", *proc, "--columns", "state,local,recv_q", held=mixed) == []
+    assert codes_of("list", "exclude", "closed", "--columns", "process", held=mixed) == ["columns_not_visible"]
+    assert codes_of("list", "exclude", "closed", "rtt_us > 0", held=mixed) == []
+
+
+def test_the_first_rows_alone_say_what_the_whole_list_says(mixed: Population) -> None:
+    columns = ("--columns", "state,local")
+    assert codes_of("list", "--source", "proc", *columns, "--limit", "1", held=mixed) == ["closed_not_visible"]
+    assert codes_of("list", "--columns", "pid", "--limit", "1", held=mixed) == ["columns_not_visible"]
+
+
+def test_a_recorded_autobound_says_that_it_is_half_a_test(mixed: Population, tmp_path: Path) -> None:
+    assert "autobound_not_asked" in codes_of("list", "autobound", "--record", str(tmp_path / "x.diag"), held=mixed)
+
+
+def test_a_connection_that_was_never_answered_has_no_time_since_data(mixed: Population) -> None:
+    rows = json.loads(
+        output_of("list", "state", "syn-sent", "--columns", "last_data_sent_ms,last_ack_recv_ms", "--json", held=mixed)
+    )
+    assert {tuple(row.values()) for row in rows["rows"]} == {(None, None)}

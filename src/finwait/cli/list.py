@@ -14,6 +14,7 @@ from finwait.cli.parser import (
     request_of,
     whole_number,
 )  # fmt: skip
+from finwait.errors import UsageError
 from finwait.text.messages import mark, translate
 
 TYPE_CHECKING = False
@@ -103,6 +104,8 @@ def run(arguments: Sequence[str]) -> int:
     wanted = parse(options.filter)
     if options.listening:
         wanted = _listeners_of(wanted)
+    elif options.style == "ss" and not options.form:
+        wanted = _as_ss(wanted)
     columns = _columns(options, wanted)
     if options.record is None:
         _list(options, wanted, columns, None)
@@ -153,7 +156,20 @@ def _listeners_of(wanted: Filter | None) -> Filter:
 
     wanted = wanted or Filter()
     listening = wanted.states & {TcpState.LISTEN}
+    if not listening:
+        raise UsageError("-l shows listeners, and the filter leaves them out: {text}", text=wanted.text)
     return Filter(listening, wanted.expression, wanted.family, wanted.text)
+
+
+def _as_ss(wanted: Filter | None) -> Filter:
+    """ss does not know sockets that are bound and not connected; they are shown where the filter names states."""
+    from finwait.query.expression import Filter
+    from finwait.tcp.state import ALL_STATES, TcpState
+
+    wanted = wanted or Filter()
+    if wanted.states != ALL_STATES:
+        return wanted
+    return Filter(ALL_STATES - {TcpState.CLOSE}, wanted.expression, wanted.family, wanted.text)
 
 
 def _list(options: Namespace, wanted: Filter | None, columns: tuple[str, ...], recorder: object) -> Stream:

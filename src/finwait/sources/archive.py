@@ -281,10 +281,11 @@ def _read_line(path: str) -> str | None:
 
 def _read_sysctls() -> dict[str, str]:
     """What decides how connections live and die in the calling thread's namespace."""
-    names = [
-        *_SYSCTLS,
-        *(f"ipv4/{name}" for name in sorted(os.listdir(f"{_SYSCTL_DIR}/ipv4")) if name.startswith("tcp_")),
-    ]
+    try:
+        known = sorted(os.listdir(f"{_SYSCTL_DIR}/ipv4"))
+    except OSError:
+        known = []  # no /proc: the sockets are worth keeping all the same
+    names = [*_SYSCTLS, *(f"ipv4/{name}" for name in known if name.startswith("tcp_"))]
     values = {name: _read_line(f"{_SYSCTL_DIR}/{name}") for name in names}
     return {name: value for name, value in values.items() if value is not None}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from _socket import if_nameindex
 
-from finwait.errors import SourceError
+from finwait.errors import FinwaitError, SourceError
 from finwait.sources.namespaces import Place, open_inside
 from finwait.table.bindings import Bindings
 
@@ -20,7 +20,7 @@ def read_interface_names(place: Place) -> dict[int, str]:
     """Interface names by index, as they are inside `place`; empty where they cannot be had."""
     try:
         return dict(open_inside(place, if_nameindex))
-    except OSError:
+    except (OSError, FinwaitError):  # the namespace may have ended
         return {}
 
 

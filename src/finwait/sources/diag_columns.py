@@ -45,6 +45,7 @@ _UNKNOWN = {
     "ssthresh": TCP_INFINITE_SSTHRESH, "pacing_rate": UNLIMITED_RATE, "min_rtt_us": NO_MIN_RTT,
     "rtt_us": 0, "rttvar_us": 0, "rcv_rtt_us": 0, "rto_us": 0,
 }  # fmt: skip
+_SINCE = frozenset({"last_data_sent_ms", "last_data_recv_ms", "last_ack_recv_ms"})
 _MSG_WORDS = {"EXPIRES": inet_diag.EXPIRES, "UID": inet_diag.UID, "INODE": inet_diag.INODE,
               "RQUEUE": inet_diag.RQUEUE, "WQUEUE": inet_diag.WQUEUE}  # fmt: skip
 _MSG_BYTES = {"STATE": inet_diag.STATE, "FAMILY": inet_diag.FAMILY, "TIMER": inet_diag.TIMER,
@@ -265,6 +266,8 @@ class _Layout:
         valid = ~self.listens if where == "info" else None
         if name in _UNKNOWN:
             valid = (values != _UNKNOWN[name]) & ~self.listens
+        if name in _SINCE:  # counted from the boot until something was sent or received
+            valid = ~self.listens & ~np.isin(self.state, (TcpState.SYN_SENT, TcpState.SYN_RECV))
         return values, valid
 
     def _read_state(self) -> tuple[Array, None]:

@@ -90,8 +90,10 @@ class DiagWalk:
         length, ended = self._fill(buffer)
         done, batch = self._decode(buffer, length)
         yield from batch
-        if ended or done:
+        if done:
             return
+        if ended:
+            raise SourceError(END_MISSING)
         for filled, filled_length in _fill_ahead(self._fill, buffer):
             done, batch = self._decode(filled, filled_length)
             yield from batch

@@ -175,6 +175,8 @@ def _setns(place: Place) -> None:
         reason = os.strerror(error.errno or 0)
         raise SourceError("cannot open network namespace '{word}': {reason}", word=word, reason=reason) from error
     try:
+        if place.inode is not None and os.fstat(descriptor).st_ino != place.inode:
+            raise SourceError("network namespace '{word}' has ended", word=word)
         if CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET) == 0:
             return
     finally:

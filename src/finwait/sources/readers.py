@@ -5,24 +5,33 @@ The room above narrows what is asked and checks every row; a reader only yields 
 
 from __future__ import annotations
 
+from finwait.errors import NotSupported, SourceError
 from finwait.sources.bindings import read_bindings, read_interface_names
 from finwait.sources.diag_table import read_batches
 from finwait.sources.namespaces import Place, visit_places
 from finwait.sources.proc_net import close_files, open_files, read_records
 from finwait.sources.record_columns import batches_of_records
 from finwait.sources.sock_diag import netns_of, open_diag_socket
+from finwait.table.columns import COLUMN_BY_NAME
 from finwait.table.snapshot import Netns, Notice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterator, Sequence
 
     from finwait.table.batch import Batch
     from finwait.table.bindings import Bindings
     from finwait.table.request import Request
 
     Sink = Callable[[memoryview], None]
+
+
+DERIVED = frozenset({"ip_version", "local", "peer", "netns", "netns_cookie"})
+PROC_COLUMNS = frozenset({
+    "state", "family", "local_address", "local_port", "peer_address", "peer_port", "recv_q", "send_q",
+    "accept_queue_length", "timer", "expires_ms", "retransmits", "uid", "inode", "snd_cwnd", "ssthresh",
+})  # fmt: skip
 
 
 class Reader:
@@ -45,6 +54,10 @@ class Reader:
         self, request: Request, wanted: Sequence[str], notices: list[Notice], sink: Sink | None = None
     ) -> Iterator[Batch]:
         """The sockets with the columns `wanted`; what went wrong on the way is added to `notices` at the end."""
+        raise NotImplementedError
+
+    def untold(self, names: Sequence[str], told: Container[str]) -> list[str]:
+        """Which of the columns `names` the source does not tell. told: those that stood in any batch."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -76,6 +89,9 @@ class SockDiagReader(_PlaceReader):
     source = "sock_diag"
     can_narrow = True
 
+    def untold(self, names: Sequence[str], told: Container[str]) -> list[str]:
+        return [name for name in names if COLUMN_BY_NAME[name].origin is None and name not in DERIVED]
+
     def __init__(self, place: Place, request: Request, diag: socket) -> None:
         super().__init__(place, request, netns_of(diag, place.name, place.inode))
         self.diag = diag
@@ -95,6 +111,9 @@ class ProcReader(_PlaceReader):
 
     source = "proc"
 
+    def untold(self, names: Sequence[str], told: Container[str]) -> list[str]:
+        return [name for name in names if name not in PROC_COLUMNS and name not in DERIVED]
+
     def __init__(self, place: Place, request: Request) -> None:
         super().__init__(place, request, Netns(None, place.inode, place.name))
         self.opened = open_files(place, request.roots, request.family)
@@ -112,7 +131,14 @@ def open_readers(request: Request, source: str, notices: list[Notice]) -> Iterat
     """A reader for each namespace that `request` asks for, one open at a time. source: sock_diag or proc."""
     if source == "proc":
         for place, _ in visit_places(request, lambda: None, notices):
-            with ProcReader(place, request) as reader:
+            try:
+                reader: Reader = ProcReader(place, request)
+            except (SourceError, NotSupported) as error:  # its last process may have ended since
+                if not request.all_netns or place.path is None:
+                    raise
+                notices.append(Notice("netns_not_read", error.message_id, missing="netns", arguments=error.arguments))
+                continue
+            with reader:
                 yield reader
         return
     for place, diag in visit_places(request, open_diag_socket, notices):

@@ -30,7 +30,7 @@ from finwait.wire.text_kind import TextSurvey, detect_text_kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
     from typing import BinaryIO, Protocol
 
     from finwait.table.request import Request
@@ -128,8 +128,9 @@ def _open_seekable(path: str) -> tuple[BinaryIO, bytes]:
     try:
         if not file.seekable():
             file = _kept(file)
+        begin = file.tell()  # whoever shares standard input may have read before
         sample = file.read(SAMPLE_BYTES)
-        file.seek(0)
+        file.seek(begin)
     except BaseException:
         file.close()
         raise
@@ -170,6 +171,9 @@ def _is_raw_dump(sample: bytes) -> bool:
 class _RecordingReader(Reader):
     source = "recording"
 
+    def untold(self, names: Sequence[str], told: Container[str]) -> list[str]:
+        return [name for name in names if name not in told]
+
     def __init__(self, file: BinaryIO, netns: Netns) -> None:
         super().__init__(netns)
         self.file = file
@@ -199,12 +203,14 @@ class RawDumpReader(_RecordingReader):
         seen = DuplicateFilter()
         buffer = memoryview(bytearray(BATCH_BYTES))
         offset = kept = 0
+        interrupted = False
         while True:
             received = self._read_into(buffer[kept:])
             length = kept + received
             if not length:
                 break
             parsed, batch = self._parse(buffer, length, offset, wanted)
+            interrupted |= parsed.interrupted
             if batch.length:
                 yield seen.pass_through(batch)
             if parsed.errno:
@@ -216,7 +222,7 @@ class RawDumpReader(_RecordingReader):
                 notices.append(Notice("recording_cut", CUT, missing="sockets"))
                 break
             buffer[:kept] = bytes(buffer[parsed.end : length])
-        notice = walk_notice(seen.duplicates, interrupted=False)
+        notice = walk_notice(seen.duplicates, interrupted=interrupted)
         if notice is not None:
             notices.append(notice)
 
@@ -310,7 +316,7 @@ def _notices_of_survey(survey: TextSurvey, wanted: Sequence[str]) -> Iterator[No
         yield Notice("several_formats", SEVERAL_FORMATS, missing="sockets", arguments={"line": survey.other_line})
     if any(count > 1 for count in survey.tables.values()):
         count = sum(survey.tables.values())
-        yield Notice("several_pastes", SEVERAL_PASTES, incomplete=False, arguments={"count": count})
+        yield Notice("several_pastes", SEVERAL_PASTES, arguments={"count": count})
     if survey.maybe_udp:
         yield Notice("maybe_not_tcp", MAYBE_NOT_TCP, incomplete=False, arguments={"count": survey.maybe_udp})
     if survey.cut_addresses and not {"local_address", "peer_address"}.isdisjoint(wanted):

@@ -102,7 +102,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("netns_cookie", NUMBER, mark("the kernel's identity of the network namespace (SO_NETNS_COOKIE)"), dtype="u8", nullable=True),
     Column("congestion", TEXT, mark("congestion control algorithm"), nullable=True, origin=("attribute", "CONG")),
     _info("rtt_us", "tcpi_rtt", mark("smoothed round-trip time"), unit="us"),
-    _info("rttvar_us", "tcpi_rttvar", mark("variance of the round-trip time"), unit="us"),
+    _info("rttvar_us", "tcpi_rttvar", mark("mean deviation of the round-trip time"), unit="us"),
     _info("min_rtt_us", "tcpi_min_rtt", mark("least round-trip time"), unit="us"),
     _info("rcv_rtt_us", "tcpi_rcv_rtt", mark("round-trip time as the receiver sees it"), unit="us"),
     _info("rto_us", "tcpi_rto", mark("retransmission timeout"), unit="us"),
@@ -165,8 +165,8 @@ ALIASES = {"recvq": "recv_q", "sendq": "send_q", "retrans_timer": "retransmits",
            "lport": "local_port", "rport": "peer_port", "laddr": "local_address", "raddr": "peer_address",
            "ino": "inode", "user_id": "uid", "accept_q": "accept_queue_length", "accept_limit": "accept_queue_limit"}  # fmt: skip
 
-TIMER_NAMES = ("none", "on", "keepalive", "time_wait", "persist", "delayed_ack")  # idiag_timer 0..5; 5 since Linux 6.14
-_TIMER_ALIASES = {"off": 0, "timewait": 3, "probe": 4, "unknown": 4, "retransmit": 1}
+TIMER_NAMES = ("none", "on", "keepalive", "time_wait", "persist", "delayed_ack")  # idiag_timer 0..5; the last is new
+_TIMER_ALIASES = {"off": 0, "timewait": 3, "probe": 4, "unknown": 5, "retransmit": 1}
 FAMILY_NAMES = {2: "inet", 10: "inet6"}
 
 _EXTENSION_OF = {"info": 1 << (INET_DIAG_INFO - 1), "skmem": 1 << (INET_DIAG_SKMEMINFO - 1)}

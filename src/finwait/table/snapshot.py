@@ -143,8 +143,13 @@ class Snapshot:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing that was asked for stayed unseen; the reasons are in ``provenance.notices``."""
+        """Whether nothing that was asked for stayed unseen; the reasons are in `warnings`."""
         return self.provenance.complete
+
+    @property
+    def warnings(self) -> tuple[Notice, ...]:
+        """What could not be seen, or should be known about the answer."""
+        return tuple(self.provenance.notices)
 
     def __repr__(self) -> str:
         return f"Snapshot(by={self.by}, total={self.total}, groups={list(self.groups)!r}, complete={self.complete})"

@@ -35,7 +35,12 @@ class Connection:
         return _STATE_BY_TOKEN[str(self._cell("state"))]
 
     def __getattr__(self, name: str) -> Cell:
+        if name.startswith("_"):  # copy and pickle ask before there are cells
+            raise AttributeError(name)
         return self._cell(name)
+
+    def __reduce__(self) -> tuple[type[Connection], tuple[dict[str, Cell]]]:
+        return Connection, (self._cells,)
 
     def _cell(self, name: str) -> Cell:
         try:

@@ -99,7 +99,7 @@ _INTEGER = re.compile(r"[0-9]{1,19}")
 _MEMORY = re.compile(r"\(((?:[a-z]{1,2}[0-9]{1,10},?)+)\)")
 _MEMORY_PART = re.compile(r"([a-z]+)([0-9]+)")
 
-# `unknown` is what ss prints for every code above 4, and the kernel has one: 5, delayed ACK (Linux 6.15).
+# `unknown` is what ss prints for every code above 4, and the kernel has one: 5, delayed ACK.
 _TIMER_BY_WORD = {"off": 0, "on": 1, "keepalive": 2, "timewait": 3, "persist": 4, "unknown": 5, "delack": 5}
 _TIMER_TIME_WAIT = 3
 _MULTIPLE = {"": 1, "k": 1000, "K": 1000, "M": 1000_000, "G": 1000_000_000, "T": 1000_000_000_000}

@@ -159,3 +159,14 @@ def test_what_a_row_does_not_have_is_none_whatever_is_stored(name, data):
 def test_a_code_outside_the_dictionary_is_none():
     data = ColumnData(np.array([-1, 0, 1], dtype="i4"), None, ("nginx",))
     assert cells_of(Batch(3, {"process": data}), "process") == [None, "nginx", None]
+
+
+def test_a_connection_can_be_copied_and_pickled() -> None:
+    import copy
+    import pickle
+
+    from finwait.table.table import Connection
+
+    one = Connection({"state": "listen", "local_port": 80})
+    for other in (copy.copy(one), copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
+        assert other.as_dict() == one.as_dict()

@@ -145,7 +145,7 @@ def test_the_name_of_a_timer_leads_back_to_its_number(number):
         ("timewait", 3),
         ("time-wait", 3),
         ("probe", 4),
-        ("unknown", 4),
+        ("unknown", 5),
         ("delayed-ack", 5),
         ("007", 7),
     ],

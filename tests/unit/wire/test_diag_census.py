@@ -106,3 +106,35 @@ def test_a_dump_cut_anywhere_or_with_a_bit_flipped_is_counted_or_a_parse_error(s
             census_of(bytes(buffer[:cut]))
         except ParseError:
             pass
+
+
+class _Socket:
+    """Stands for a netlink socket whose dump stops before its end."""
+
+    def __init__(self, *datagrams: bytes) -> None:
+        self.datagrams = list(datagrams)
+
+    def send(self, request: bytes) -> int:
+        return len(request)
+
+    def recv_into(self, buffer: memoryview, size: int, flags: int) -> int:
+        if not self.datagrams:
+            raise BlockingIOError
+        datagram = self.datagrams.pop(0)
+        buffer[: len(datagram)] = datagram
+        return len(datagram)
+
+
+def test_a_dump_without_an_end_is_an_error_for_the_count_and_for_the_table() -> None:
+    from finwait.errors import SourceError
+    from finwait.sources.diag_table import read_batches
+    from finwait.sources.sock_diag import walk_census
+    from finwait.table.request import Request
+
+    whole = (message(1) + done(),)
+    assert counted(walk_census(_Socket(*whole), Request())) == {1: 1}  # type: ignore[arg-type]
+    assert [len(batch) for batch in read_batches(_Socket(*whole), Request(), ("state",), {}, [])] == [1]  # type: ignore[arg-type]
+    with pytest.raises(SourceError):
+        walk_census(_Socket(message(1)), Request())  # type: ignore[arg-type]
+    with pytest.raises(SourceError):
+        list(read_batches(_Socket(message(1)), Request(), ("state",), {}, []))  # type: ignore[arg-type]
