@@ -16,7 +16,7 @@ from finwait.query.expression import (
 from finwait.table.bindings import Bindings
 from finwait.table.columns import COLUMN_BY_NAME, TEXT
 from finwait.tcp.state import ALL_STATES
-from finwait.wire.inet_diag import AF_INET, AF_INET6
+from finwait.wire.inet_diag import AF_INET, AF_INET6, MAPPED_PREFIX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from finwait.query.expression import Filter, Node
     from finwait.table.batch import Array, Batch, Mask
 
-_MAPPED_PREFIX = bytes(10) + b"\xff\xff"
 _COMPARE: dict[str, Callable[[Array, Any], Mask]] = {
     "<": lambda values, value: values < value,
     "<=": lambda values, value: values <= value,
@@ -74,7 +73,7 @@ def _test_host(node: HostTest, batch: Batch, _: Bindings) -> Mask:
         equal: Mask = _prefix_equal(data.values, node.address, node.prefix_length)
         return np.asarray(result & (family == AF_INET6) & equal)
     plain: Mask = (family == AF_INET) & _prefix_equal(data.values, node.address, node.prefix_length)
-    mapped: Mask = _prefix_equal(data.values, _MAPPED_PREFIX + node.address, 96 + node.prefix_length)
+    mapped: Mask = _prefix_equal(data.values, MAPPED_PREFIX + node.address, 96 + node.prefix_length)
     return np.asarray(result & (plain | ((family == AF_INET6) & mapped)))
 
 

@@ -5,7 +5,7 @@ Pure standard library: the plain count parses filters too.
 
 from __future__ import annotations
 
-from finwait.tcp.state import ALL_STATES, TcpState
+from finwait.tcp.state import ALL_STATES, BOUND_INACTIVE, NEW_SYN_RECV, TcpState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -171,9 +171,9 @@ class Filter:
         """The kernel's state mask: request sockets go with SYN_RECV, bound-inactive ones with CLOSE."""
         mask = sum(1 << state for state in self.states)
         if TcpState.SYN_RECV in self.states:
-            mask |= 1 << 12
+            mask |= 1 << NEW_SYN_RECV
         if TcpState.CLOSE in self.states:
-            mask |= 1 << 13
+            mask |= 1 << BOUND_INACTIVE
         return mask
 
 

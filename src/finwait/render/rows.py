@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from finwait.render.digits import BLANK, ipv4_endpoints, right_aligned_numbers
-from finwait.table.cells import MAPPED_PREFIX, cells_of, format_address
+from finwait.table.cells import cells_of, format_address
 from finwait.table.columns import ADDRESS, BOOL, COLUMN_BY_NAME, ENDPOINT, ENDPOINT_PARTS, NUMBER, PORT, STATE, TEXT
 from finwait.tcp.state import TcpState
 from finwait.text.escape import escape_foreign
 from finwait.text.width import display_width
-from finwait.wire.inet_diag import AF_INET, AF_INET6
+from finwait.wire.inet_diag import AF_INET, AF_INET6, MAPPED_PREFIX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,10 +14,11 @@ from finwait.errors import ParseError, Phrase, SourceError, UsageError
 from finwait.sources.bindings import read_interface_names
 from finwait.sources.capabilities import probe_closed_visible
 from finwait.sources.namespaces import Place, open_inside
-from finwait.sources.recording import RawDumpReader, Recording, strip_done
+from finwait.sources.recording import RawDumpReader, Recording
 from finwait.table.snapshot import Netns, Notice, Provenance
 from finwait.text.messages import mark
 from finwait.version import __version__
+from finwait.wire.inet_diag import socket_messages
 from finwait.wire.netlink import NLMSG_DONE, build_message
 
 TYPE_CHECKING = False
@@ -199,7 +200,7 @@ class Recorder:
 
     def write(self, datagram: memoryview) -> None:
         """Keep the sockets of one datagram. Raises SourceError where they cannot be written."""
-        self._written(lambda: self.part.write(strip_done(datagram)))
+        self._written(lambda: self.part.write(socket_messages(datagram)))
 
     def end(self) -> None:
         """The namespace's sockets were all written. Raises SourceError where they cannot be."""

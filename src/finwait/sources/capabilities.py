@@ -9,8 +9,9 @@ from struct import Struct
 from finwait.errors import FinwaitError
 from finwait.sources.sock_diag import open_diag_socket, walk_census
 from finwait.table.request import Request
+from finwait.tcp.state import BOUND_INACTIVE
 
-BOUND_INACTIVE_MASK = 1 << 13
+BOUND_INACTIVE_MASK = 1 << BOUND_INACTIVE
 # Trying walks every bound socket of the namespace, 0.25 us each; reading the type information takes 7 ms.
 MANY_SOCKETS = 20_000
 _BTF_HEADER = Struct("=HBBIIIII")  # magic, version, flags, hdr_len, type_off, type_len, str_off, str_len

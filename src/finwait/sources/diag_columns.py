@@ -341,7 +341,7 @@ class _Layout:
         return np.where((family == inet_diag.AF_INET) | mapped, 4, 6).astype(np.uint8), None
 
 
-_MAPPED_PREFIX = np.array([0] * 10 + [255, 255], dtype=np.uint8)
+_MAPPED_PREFIX = np.frombuffer(inet_diag.MAPPED_PREFIX, dtype=np.uint8)
 
 
 def mapped_rows(addresses: Array) -> Mask:

@@ -322,17 +322,3 @@ def _notices_of_survey(survey: TextSurvey, wanted: Sequence[str]) -> Iterator[No
     if survey.cut_addresses and not {"local_address", "peer_address"}.isdisjoint(wanted):
         arguments = {"count": survey.cut_addresses}
         yield Notice("addresses_cut", ADDRESSES_CUT, missing="local_address,peer_address", arguments=arguments)
-
-
-def strip_done(datagram: memoryview) -> bytes | memoryview:
-    """The sockets' messages of `datagram`, without DONE and whatever else the kernel says."""
-    words = datagram[: len(datagram) & ~3].cast("I")
-    at, spans = 0, []
-    while at < len(datagram):
-        size = (words[at >> 2] + 3) & ~3
-        if words[(at >> 2) + 1] & 0xFFFF in {SOCK_DIAG_BY_FAMILY, TCPDIAG_GETSOCK}:
-            spans.append((at, at + size))
-        at += max(size, 16)
-    if spans and spans[0][0] == 0 and spans[-1][1] == len(datagram) == sum(end - start for start, end in spans):
-        return datagram
-    return b"".join(bytes(datagram[start:end]) for start, end in spans)

@@ -18,6 +18,7 @@ from finwait.table.columns import (
     timer_name,
 )  # fmt: skip
 from finwait.tcp.state import TcpState
+from finwait.wire.inet_diag import MAPPED_PREFIX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from finwait.table.batch import Array, Batch
     from finwait.table.snapshot import Cell
 
-MAPPED_PREFIX = bytes(10) + b"\xff\xff"
 _STATE_TOKENS = {int(state): state.token for state in TcpState}
 
 

@@ -4,7 +4,7 @@ An operation is ``{u8 code, u8 yes, u16 no}`` and its operand: where it holds th
 `no` bytes. The end of the program accepts; one operation (four bytes) past it rejects. Jumps go forward only and the
 kernel audits them (inet_diag_bc_audit): one that does not land on an operation is EINVAL.
 
-Programs are built back to front as `Code`: a program for a condition with places to go where it holds and where not. `yes`
+Programs are built back to front: a program for a condition with places to go where it holds and where not. `yes`
 has eight bits, so a far target on that side is reached by a JMP, whose `no` has sixteen.
 """
 

@@ -8,29 +8,25 @@ from __future__ import annotations
 
 from struct import Struct
 
-from finwait.wire.netlink import NLMSG_HDRLEN, build_attribute, build_dump_request
+from finwait.wire.netlink import NLMSG_HDRLEN, align, build_attribute, build_dump_request, parse_messages
 
 SOCK_DIAG_BY_FAMILY = 20
 TCPDIAG_GETSOCK = 18  # the older request; its dump walks IPv4 and IPv6 in one go
 AF_INET = 2
 AF_INET6 = 10
+MAPPED_PREFIX = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, IPv4-mapped addresses: RFC 4291, section 2.5.5.2
 IPPROTO_TCP = 6
 
 INET_DIAG_REQ_BYTECODE = 1
 
 # Attribute numbers of a message; `1 << (number - 1)` asks for it where it is not always sent.
-INET_DIAG_MEMINFO = 1
 INET_DIAG_INFO = 2
-INET_DIAG_VEGASINFO = 3
 INET_DIAG_CONG = 4
-INET_DIAG_TOS = 5
-INET_DIAG_TCLASS = 6
 INET_DIAG_SKMEMINFO = 7
 INET_DIAG_SHUTDOWN = 8
 INET_DIAG_SKV6ONLY = 11
 INET_DIAG_MARK = 15
 INET_DIAG_CGROUP_ID = 21
-INET_DIAG_SOCKOPT = 22
 
 # struct inet_diag_msg, offsets from the beginning of the netlink message
 FAMILY = NLMSG_HDRLEN
@@ -71,3 +67,13 @@ def build_tcp_dump(
         return build_dump_request(TCPDIAG_GETSOCK, payload, attributes, sequence)
     payload = _REQ_V2.pack(family, IPPROTO_TCP, extensions, 0, states)
     return build_dump_request(SOCK_DIAG_BY_FAMILY, payload, attributes, sequence)
+
+
+def socket_messages(datagram: memoryview) -> bytes:
+    """The sockets' messages of `datagram`, padding included, without the end and whatever else the kernel says.
+
+    Raises ParseError where a message does not fit.
+    """
+    kinds = (SOCK_DIAG_BY_FAMILY, TCPDIAG_GETSOCK)
+    spans = [(start - NLMSG_HDRLEN, align(end)) for kind, _, start, end in parse_messages(datagram) if kind in kinds]
+    return b"".join(bytes(datagram[start:end]).ljust(end - start, b"\0") for start, end in spans)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     Buffer = bytes | bytearray | memoryview
 
-NLMSG_NOOP = 1
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
 NLM_F_REQUEST = 0x1

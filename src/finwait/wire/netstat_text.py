@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 
 from finwait.tcp.state import TcpState
+from finwait.wire.inet_diag import AF_INET, AF_INET6
 from finwait.wire.records import SocketRecord
 from finwait.wire.text_kind import (
-    AF_INET,
-    AF_INET6,
     ANY_ADDRESS,
     TextSurvey,
     in_family,

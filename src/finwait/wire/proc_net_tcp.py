@@ -11,8 +11,9 @@ from sys import byteorder
 
 from finwait.errors import ParseError
 from finwait.tcp.state import NEW_SYN_RECV, TcpState
+from finwait.wire.inet_diag import AF_INET, AF_INET6
 from finwait.wire.records import SocketRecord
-from finwait.wire.text_kind import AF_INET, AF_INET6, TextSurvey, read_lines
+from finwait.wire.text_kind import TextSurvey, read_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,10 +8,9 @@ from __future__ import annotations
 import re
 
 from finwait.tcp.state import TcpState, parse_state
+from finwait.wire.inet_diag import AF_INET, AF_INET6
 from finwait.wire.records import SocketRecord
 from finwait.wire.text_kind import (
-    AF_INET,
-    AF_INET6,
     ANY_ADDRESS,
     SS_STATE_PATTERN,
     TextSurvey,

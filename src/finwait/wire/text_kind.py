@@ -9,14 +9,12 @@ from __future__ import annotations
 import re
 
 from finwait.tcp.state import TcpState
+from finwait.wire.inet_diag import AF_INET, AF_INET6, MAPPED_PREFIX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-AF_INET = 2
-AF_INET6 = 10
-MAPPED_PREFIX = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291, section 2.5.5.2
 ANY_ADDRESS = bytes(16)
 
 _PASTE_MARKS = "> \t\r\n\v\f\xa0\u200b\u3000\ufeff"

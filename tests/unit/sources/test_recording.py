@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 import finwait
 from finwait.errors import FinwaitError, ParseError, SourceError
 from finwait.sources.diag_table import BATCH_BYTES
-from finwait.sources.recording import MESSAGE_BYTES, RawDumpReader, open_recording, strip_done
+from finwait.sources.recording import MESSAGE_BYTES, RawDumpReader, open_recording
 from finwait.table.request import Request
 from finwait.table.snapshot import Netns
+from finwait.wire.inet_diag import socket_messages
 from tests.unit.batches import FEW
 from tests.unit.wire.diag_messages import attribute, done, message
 
@@ -160,7 +161,7 @@ def test_a_flipped_bit_is_read_or_refused(place: int, bit: int) -> None:
 
 def test_what_the_kernel_says_besides_sockets_is_stripped() -> None:
     for before, kept in ((sockets(2), sockets(2)), (sockets(2) + done(), sockets(2)), (done(), b""), (b"", b"")):
-        assert bytes(strip_done(memoryview(before))) == kept
+        assert bytes(socket_messages(memoryview(before))) == kept
 
 
 # -- whatever a file holds
