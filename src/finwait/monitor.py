@@ -92,7 +92,7 @@ class Stream:
         self._closed_seen = 0
         self._closed_recordable = False
         self._seen = 0
-        self._batches = 0
+        self._is_long = False  # whether some namespace took more than one batch
         self._yielded = False
 
     @property
@@ -101,7 +101,7 @@ class Stream:
         one batch was read several times already.
         """  # fmt: skip
         codes = {notice.code for notice in self.provenance.notices}
-        again = self.question.read is None and self.question.recorder is None and self._batches > 1
+        again = self.question.read is None and self.question.recorder is None and self._is_long
         return not (again and codes & WALK_CODES)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -191,10 +191,12 @@ class Stream:
     def _checked(self, reader: Reader, bindings: Bindings, notices: list[Notice]) -> Iterator[Batch]:
         """The rows of `reader` that the filter accepts."""
         question = self.question
+        batches = 0
         for batch in self._narrowed(reader, bindings, notices):
             self._told.update(batch.columns)
             self._seen += batch.length
-            self._batches += 1
+            batches += 1
+            self._is_long = self._is_long or batches > 1
             self._closed_seen += int((batch.column("state").values == TcpState.CLOSE).sum())
             rows = accepted_rows(question.wanted, batch, bindings)
             if question.request.family is not None:
