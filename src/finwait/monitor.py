@@ -191,12 +191,10 @@ class Stream:
     def _checked(self, reader: Reader, bindings: Bindings, notices: list[Notice]) -> Iterator[Batch]:
         """The rows of `reader` that the filter accepts."""
         question = self.question
-        batches = 0
-        for batch in self._narrowed(reader, bindings, notices):
+        for index, batch in enumerate(self._narrowed(reader, bindings, notices)):
             self._told.update(batch.columns)
             self._seen += batch.length
-            batches += 1
-            self._is_long = self._is_long or batches > 1
+            self._is_long = self._is_long or index > 0
             self._closed_seen += int((batch.column("state").values == TcpState.CLOSE).sum())
             rows = accepted_rows(question.wanted, batch, bindings)
             if question.request.family is not None:
