@@ -89,6 +89,8 @@ def plain_row(one: bytes) -> dict[str, Any]:
     return row
 
 
+HALF_OPEN = ("syn_sent", "syn_received")  # nothing was sent or received yet: the kernel counts from the boot
+SINCE = ("last_data_sent_ms", "last_data_recv_ms", "last_ack_recv_ms")
 CODES = {"u1": "B", "u4": "I", "u8": "Q"}
 UNKNOWN = {"ssthresh": 0x7FFFFFFF, "pacing_rate": 2**64 - 1, "min_rtt_us": 2**32 - 1, "rtt_us": 0, "rttvar_us": 0,
            "rcv_rtt_us": 0, "rto_us": 0}  # fmt: skip
@@ -102,6 +104,7 @@ def _read_fields(row: dict[str, Any], attributes: dict[int, bytes], listens: boo
         offset, code = (TCP_INFO_FIELDS if where == "info" else SK_MEMINFO_FIELDS)[field]
         value = number_of(attributes.get(INFO if where == "info" else SKMEMINFO), CODES[code], offset)
         hidden = (listens and where == "info") or value == UNKNOWN.get(column.name, -1)
+        hidden = hidden or (row["state"] in HALF_OPEN and column.name in SINCE)
         row[column.name] = None if hidden else value
     info = attributes.get(INFO)
     packed, options = number_of(info, "B", 6), number_of(info, "B", 5)
