@@ -1,11 +1,11 @@
 """Write everything that is generated, or with --check say what is out of date.
 
     python scripts/regenerate.py                 write
-    python scripts/regenerate.py --check         write nothing but the compiled catalogues; exit 1 where anything would change
+    python scripts/regenerate.py --check         exit 1 where anything would change; write only what git ignores (.mo, .bpf.o)
     python scripts/regenerate.py --populations   also run the examples that need sockets (root or user namespaces)
 
 Message catalogues (docs: CONTRIBUTING.md), docs/commands.md, docs/columns.md, docs/states.md, manual pages, completions, the
-golden files of tests/contract and the output of the console examples in README and docs.
+golden files of tests/contract, the output of the console examples in README and docs, wire/bpf_layouts.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
-from scripts import catalogue, completions, examples, goldens, manuals, reference  # noqa: E402
+from scripts import bpf_layouts, catalogue, completions, examples, goldens, manuals, reference  # noqa: E402
 
 SHOWN_LINES = 40
 
@@ -29,8 +29,12 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--populations", action="store_true")
     options = parser.parse_args()
+    try:
+        layouts = bpf_layouts.generate(ROOT)
+    except bpf_layouts.FAILURES as error:
+        sys.exit(str(error))
     catalogues, problems = catalogue.generate(ROOT)
-    changed = _settle(catalogues, check=options.check)
+    changed = _settle(layouts | catalogues, check=options.check)
     catalogue.compile_catalogues(ROOT)  # an editable tree speaks Chinese, and so do the pages made next
     pages = reference.generate(ROOT)
     for files in (pages, manuals.generate(ROOT, pages), completions.generate(ROOT), goldens.generate(ROOT)):
