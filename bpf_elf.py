@@ -135,6 +135,8 @@ def strip_debug(data: bytes) -> bytes:
     Raises ElfError for what is not known here, rather than write an object that lies.
     """
     elf = parse_object(data)
+    if sum(section.kind == SHT_SYMTAB for section in elf.sections) != 1:
+        raise ElfError("not one table of symbols")
     kept = [number for number, section in enumerate(elf.sections) if number == 0 or not _is_dropped(elf, section)]
     section_numbers = {old: new for new, old in enumerate(kept)}
     symbols, symbol_numbers = _kept_symbols(elf, section_numbers)
@@ -146,9 +148,10 @@ def _is_dropped(elf: ElfObject, section: Section) -> bool:
     if section.kind not in _KNOWN:
         raise ElfError(f"section {section.name} is of unknown type {section.kind:#x}")
     if section.kind in _RELOCATIONS:
-        if not 0 < section.info < len(elf.sections):
-            raise ElfError(f"section {section.name} relocates no section")
-        return _is_dropped(elf, elf.sections[section.info])
+        target = elf.sections[section.info] if 0 < section.info < len(elf.sections) else None
+        if target is None or target.kind in _RELOCATIONS:
+            raise ElfError(f"section {section.name} relocates no section with content")
+        return _is_dropped(elf, target)
     return section.kind == SHT_LLVM_ADDRSIG or section.name.startswith(_DROPPED_PREFIXES)
 
 
@@ -172,7 +175,8 @@ def _rewritten(
     symbol_numbers: dict[int, int],
 ) -> Section:
     """`section` with the new numbers of sections and symbols in it."""
-    if section.link not in section_numbers:
+    needed = {section.link, section.info if section.kind in _RELOCATIONS else 0}
+    if not needed <= section_numbers.keys():
         raise ElfError(f"section {section.name} needs one that is dropped")
     info, content = section.info, section.content
     if section.kind == SHT_SYMTAB:
@@ -214,6 +218,8 @@ def _write(elf: ElfObject, sections: list[Section], section_numbers: dict[int, i
         rows.append((*fields, section.link, section.info, section.alignment, section.entry_size))
     body += bytes(-len(body) % 8)
     header = list(elf.header)
+    if header[13] not in section_numbers:
+        raise ElfError("the names of sections are dropped")
     header[6], header[12], header[13] = len(body), len(rows), section_numbers[header[13]]
     body[:_HEADER_BYTES] = struct.pack(elf.order + _HEADER, *header)
     return bytes(body) + b"".join(struct.pack(elf.order + _SECTION, *row) for row in rows)
