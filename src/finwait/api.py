@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from finwait.monitor import Question, Stream
     from finwait.query.expression import Filter
     from finwait.sources.archive import Recorder
-    from finwait.table.snapshot import Group, Snapshot
+    from finwait.table.snapshot import Group, Provenance, Snapshot
     from finwait.table.table import ConnectionTable
 
 DEFAULT_COLUMNS = ("state", "local", "peer", "recv_q", "send_q", "accept_queue_length", "accept_queue_limit")
 ATTEMPTS = 3  # readings before an inconsistent one is the answer
-SOURCES = ("auto", "sock_diag", "proc")
+SOURCES = ("auto", "bpf", "sock_diag", "proc")
 _FAMILY_BY_WORD = {None: None, 4: 2, 6: 10}
 
 
@@ -65,6 +65,7 @@ def connections(
     all_netns: bool = False,
     source: str = "auto",
     read: str | None = None,
+    ghosts: bool = False,
     proc: str = "/proc",
     sys: str = "/sys",
     cgroup: str | None = None,
@@ -77,7 +78,7 @@ def connections(
 
     request = _request(ip, netns, Roots(proc, sys, cgroup), source, all_netns=all_netns)
     names = column_names(columns)
-    asked = question(request, parse(filter), source=source, read=read)
+    asked = question(request, parse(filter), source=source, read=read, ghosts=ghosts)
     for _ in range(ATTEMPTS):
         stream = open_stream(asked, names)
         batches = list(stream)
@@ -124,12 +125,13 @@ def question(
     source: str = "auto",
     read: str | None = None,
     recorder: Recorder | None = None,
+    ghosts: bool = False,
 ) -> Question:
     """The question that a command or a function asks."""
     from finwait.monitor import Question
     from finwait.query.expression import Filter
 
-    return Question(request, wanted or Filter(), source=source, read=read, recorder=recorder)
+    return Question(request, wanted or Filter(), source=source, read=read, recorder=recorder, ghosts=ghosts)
 
 
 def open_stream(asked: Question, columns: Sequence[str]) -> Stream:
@@ -156,6 +158,12 @@ def count_for(
         from finwait.sources.census import take_census
 
         return take_census(request if wanted is None else _narrowed(request, wanted), source)
+    if plain and read is None and recorder is None:
+        from finwait.owner_count import count_in_kernel
+
+        snapshot = count_in_kernel(request if wanted is None else _narrowed(request, wanted), by, source)
+        if snapshot is not None:
+            return _folded(snapshot, top)
     return _count_table(question(request, wanted, source=source, read=read, recorder=recorder), by, top)
 
 
@@ -171,7 +179,7 @@ def _narrowed(request: Request, wanted: Filter) -> Request:
 
 
 def _count_table(asked: Question, by: tuple[str, ...], top: int | None) -> Snapshot:
-    from finwait.query.grouping import GroupCounter, fold_small_groups
+    from finwait.query.grouping import GroupCounter
     from finwait.table.snapshot import Snapshot
 
     for _ in range(ATTEMPTS):
@@ -181,10 +189,30 @@ def _count_table(asked: Question, by: tuple[str, ...], top: int | None) -> Snaps
             counter.add(batch)
         if stream.is_settled:
             break
-    groups, other, other_groups = fold_small_groups(counter.groups(), top)
+    groups = counter.groups()
     if by == ("state",) and top is None:
         groups = _all_states(groups)
-    return Snapshot(by, groups, counter.total, stream.provenance, other=other, other_groups=other_groups)
+    snapshot = Snapshot(by, groups, counter.total, stream.provenance, shared=counter.shared)
+    snapshot.ghosts = _ghosts(asked, by, snapshot.provenance)
+    return _folded(snapshot, top)
+
+
+def _ghosts(asked: Question, by: tuple[str, ...], provenance: Provenance) -> list[tuple[str | None, int, int]] | None:
+    """Descriptors of ended connections by process, where a count by process asks for all sockets of this host."""
+    if not {"process", "pid"} & set(by) or asked.read is not None or asked.wanted.column_names():
+        return None
+    from finwait.sources.ghosts import count_ghosts
+
+    return count_ghosts(asked.source, asked.request, provenance.netns, provenance.notices)
+
+
+def _folded(snapshot: Snapshot, top: int | None) -> Snapshot:
+    """`snapshot` with its `top` largest groups and the rest in ``other``."""
+    if top is not None:
+        from finwait.query.groups import fold_small_groups
+
+        snapshot.groups, snapshot.other, snapshot.other_groups = fold_small_groups(list(snapshot.groups), top)
+    return snapshot
 
 
 def _all_states(groups: Iterable[Group]) -> list[Group]:

@@ -10,9 +10,12 @@ from finwait.query.evaluate import accepted_rows
 from finwait.query.names import Names
 from finwait.query.pushdown import push_down
 from finwait.sources.census import FALLBACK, add_closed_notice
+from finwait.sources.namespaces import visit_places
 from finwait.sources.readers import Reader, SockDiagReader, open_readers
+from finwait.sources.sock_diag import netns_of, open_diag_socket
 from finwait.table.batch import Batch, ColumnData, needed_columns
 from finwait.table.columns import ENDPOINT_PARTS, extensions_for
+from finwait.table.owners import LABEL_COLUMNS, OWNER_COLUMNS
 from finwait.table.request import Request
 from finwait.table.snapshot import Notice, Provenance
 from finwait.tcp.state import TcpState
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
     from finwait.table.bindings import Bindings
     from finwait.table.snapshot import Netns
 
-OWNER_COLUMNS = frozenset({"process", "pid", "fd"})
 COLUMNS_NOT_VISIBLE = mark("{source} does not tell these columns: {columns}")
 # Columns that a recording may lack without lacking anything: no row of it need have them.
 SELDOM = frozenset({"recv_q", "send_q", "accept_queue_length", "accept_queue_limit", "interface", "v6only", "expires_ms",
@@ -46,11 +48,12 @@ WALK_CODES = frozenset({"inconsistent_walk", "walk_interrupted"})
 
 
 class Question:
-    """What is asked. request: where and of what family. wanted: the filter. source: auto, sock_diag or proc. read: path of
-    a recording to read instead of this host. recorder: where to keep what is read.
+    """What is asked. request: where and of what family. wanted: the filter. source: auto, bpf, sock_diag or proc. read: path of
+    a recording to read instead of this host. recorder: where to keep what is read. ghosts: only descriptors of connections
+    that have ended, which no source lists.
     """  # fmt: skip
 
-    __slots__ = ("read", "recorder", "request", "source", "wanted")
+    __slots__ = ("ghosts", "read", "recorder", "request", "source", "wanted")
 
     def __init__(
         self,
@@ -60,13 +63,17 @@ class Question:
         source: str = "auto",
         read: str | None = None,
         recorder: Recorder | None = None,
+        ghosts: bool = False,
     ) -> None:
+        if ghosts and (read is not None or recorder is not None):
+            raise UsageError("ghosts are looked for on this host; --ghosts does not go with --read or --record")
+        self.ghosts = ghosts
         if read is not None and (recorder is not None or request.netns or request.all_netns or source != "auto"):
             raise UsageError(
                 "--read answers from a recording; it does not go with -N, --all-netns, --source or --record"
             )
-        if recorder is not None and source == "proc":
-            raise UsageError("--record keeps what sock_diag says; it does not go with --source proc")
+        if recorder is not None and source in {"bpf", "proc"}:
+            raise UsageError("--record keeps what sock_diag says; it does not go with --source {source}", source=source)
         self.request = request
         self.wanted = wanted
         self.source = source
@@ -82,11 +89,24 @@ class Stream:
 
     def __init__(self, question: Question, columns: Sequence[str]) -> None:
         self.question = question
+        asked = tuple(columns)
+        tested_owners = _owner_columns(
+            question.wanted.column_names() - {"cgroup"}
+        )  # the socket's cgroup is tested by its id
+        self._join_first = bool(tested_owners)
+        self._shows_owners = bool(OWNER_COLUMNS.intersection(columns))
+        joined = _owner_columns(frozenset(columns)) | tested_owners
+        self._join = None
+        if joined and question.read is None:
+            from finwait.sources.owners import JOIN_COLUMNS, OwnerJoin
+
+            self._join = OwnerJoin(question.source, question.request.roots, joined)
+            columns = (*columns, *JOIN_COLUMNS)
         names = {*columns, *question.wanted.column_names(), "state", "family"}
         self.columns = needed_columns(sorted(names))
         self.names = Names(question.wanted)
         tested = question.wanted.column_names() - {"mark", "cgroup", "cgroup_id"}  # they have words of their own
-        self._asked = tuple(name for name in dict.fromkeys((*columns, *sorted(tested))) if name not in ENDPOINT_PARTS)
+        self._asked = tuple(name for name in dict.fromkeys((*asked, *sorted(tested))) if name not in ENDPOINT_PARTS)
         self._told: set[str] = set()
         self.provenance = Provenance(question.source, host=os.uname().nodename)
         self._closed_seen = 0
@@ -115,6 +135,8 @@ class Stream:
             finally:  # whoever wants only the first rows stops here
                 provenance.taken_to = time.time()
                 self._add_closed_notice()
+                for notice in self._join.finish() if self._join is not None else ():
+                    provenance.add_notice(notice)
             return
         self._add_closed_notice()
 
@@ -140,6 +162,12 @@ class Stream:
 
     def _read_host(self) -> Iterator[Batch]:
         request, source = self.question.request, self.question.source
+        if self.question.ghosts:
+            yield from self._read_ghosts()
+            return
+        if source == "bpf":
+            yield from self._read_all("bpf")
+            return
         if source != "proc":
             try:
                 yield from self._read_all("sock_diag")
@@ -172,6 +200,20 @@ class Stream:
                 raise
             hidden.append(Notice("netns_not_read", error.message_id, missing="netns", arguments=error.arguments))
 
+    def _read_ghosts(self) -> Iterator[Batch]:
+        from finwait.sources.ghosts import read_ghosts
+
+        provenance, question = self.provenance, self.question
+        for place, diag in visit_places(question.request, open_diag_socket, provenance.notices):
+            provenance.netns.append(netns_of(diag, place.name, place.inode))
+            diag.close()
+        self._closed_recordable = True  # ghosts are no sockets that a dump could show
+        for batch in read_ghosts(question.source, question.request, provenance.netns, provenance.notices):
+            found = batch if self._join is None else self._join.with_labels(batch)
+            if question.request.family is not None:
+                found = found.take(found.column("family").values == question.request.family)
+            yield found.take(accepted_rows(question.wanted, found))
+
     # -- one namespace
 
     def _read(self, reader: Reader) -> Iterator[Batch]:
@@ -190,17 +232,25 @@ class Stream:
 
     def _checked(self, reader: Reader, bindings: Bindings, notices: list[Notice]) -> Iterator[Batch]:
         """The rows of `reader` that the filter accepts."""
-        question = self.question
         for index, batch in enumerate(self._narrowed(reader, bindings, notices)):
             self._told.update(batch.columns)
             self._seen += batch.length
             self._is_long = self._is_long or index > 0
             self._closed_seen += int((batch.column("state").values == TcpState.CLOSE).sum())
-            rows = accepted_rows(question.wanted, batch, bindings)
-            if question.request.family is not None:
-                rows &= batch.column("family").values == question.request.family
             self._yielded = True
-            yield _with_netns(batch.take(rows), reader.netns, self.columns)
+            yield _with_netns(self._accepted(batch, reader, bindings), reader.netns, self.columns)
+
+    def _accepted(self, batch: Batch, reader: Reader, bindings: Bindings) -> Batch:
+        """The rows that the filter accepts, with their owners where somebody asked; those are looked for as late as can be."""
+        question = self.question
+        if question.request.family is not None:
+            batch = batch.take(batch.column("family").values == question.request.family)
+        if self._join is not None and self._join_first:
+            batch = self._join.join(batch, reader)
+        batch = batch.take(accepted_rows(question.wanted, batch, bindings))
+        if self._join is not None and not self._join_first:
+            batch = self._join.join(batch, reader)
+        return batch if self._shows_owners else batch.one_row_each()
 
     def _untold(self, reader: Reader) -> Iterator[Notice]:
         """What was asked for and `reader` cannot tell, so that nulls are not taken for answers."""
@@ -209,9 +259,14 @@ class Stream:
         asked = self._asked
         if reader.source == "recording":
             asked = tuple(name for name in asked if name not in SELDOM) if self._seen else ()
+        if self._join is not None:  # it tells them, from what the source tells
+            basis = {name: {"cgroup": "cgroup_id", "user": "uid"}.get(name, "inode") for name in self._join.wanted}
+            asked = tuple(
+                name for name in asked if not (name in basis and not reader.untold([basis[name]], self._told))
+            )
         untold = reader.untold(asked, self._told)
         if untold:
-            remedy = OWNERS_REMEDY if OWNER_COLUMNS.intersection(untold) and reader.source != "recording" else None
+            remedy = OWNERS_REMEDY if reader.source == "recording" and OWNER_COLUMNS.intersection(untold) else None
             arguments = {"source": reader.source, "columns": ", ".join(untold)}
             yield Notice(
                 "columns_not_visible", COLUMNS_NOT_VISIBLE, missing=",".join(untold), remedy=remedy, arguments=arguments
@@ -291,4 +346,8 @@ def _with_netns(batch: Batch, netns: Netns, columns: Sequence[str]) -> Batch:
         added["netns"] = ColumnData(np.zeros(batch.length, dtype="i4"), None, (label(netns),))
     if netns.cookie is not None:
         added["netns_cookie"] = ColumnData(np.full(batch.length, netns.cookie, dtype=np.uint64))
-    return Batch(batch.length, {**batch.columns, **added})
+    return Batch(batch.length, {**batch.columns, **added}, batch.again)
+
+
+def _owner_columns(names: frozenset[str]) -> frozenset[str]:
+    return names & (OWNER_COLUMNS | LABEL_COLUMNS)

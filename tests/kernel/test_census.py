@@ -291,14 +291,16 @@ def test_columns_that_a_source_cannot_tell_make_the_answer_incomplete(mixed: Pop
     assert codes_of("count", *proc, "rtt_us > 0", held=mixed) == ["columns_not_visible"]
     assert codes_of("count", *proc, "dev = near", held=mixed) == ["columns_not_visible"]
     assert codes_of("list", *proc, "--columns", "state,local,recv_q", held=mixed) == []
-    assert codes_of("list", "exclude", "closed", "--columns", "process", held=mixed) == ["columns_not_visible"]
+    assert codes_of("list", *proc, "--columns", "cgroup", held=mixed) == ["columns_not_visible"]
+    assert codes_of("list", "exclude", "closed", "--columns", "process", held=mixed) == []
     assert codes_of("list", "exclude", "closed", "rtt_us > 0", held=mixed) == []
 
 
 def test_the_first_rows_alone_say_what_the_whole_list_says(mixed: Population) -> None:
     columns = ("--columns", "state,local")
     assert codes_of("list", "--source", "proc", *columns, "--limit", "1", held=mixed) == ["closed_not_visible"]
-    assert codes_of("list", "--columns", "pid", "--limit", "1", held=mixed) == ["columns_not_visible"]
+    proc = ("--source", "proc", "exclude", "closed")
+    assert codes_of("list", *proc, "--columns", "rtt_us", "--limit", "1", held=mixed) == ["columns_not_visible"]
 
 
 def test_a_recorded_autobound_says_that_it_is_half_a_test(mixed: Population, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def run(arguments: Sequence[str]) -> int:
     order = _order(options.sort, by)
     snapshot = _count(options, by)
     if order:
-        from finwait.query.grouping import sorted_groups
+        from finwait.query.groups import sorted_groups
 
         snapshot.groups = sorted_groups(snapshot.groups, by, order)
     _write(snapshot, options)
@@ -74,7 +74,7 @@ def run(arguments: Sequence[str]) -> int:
 def _order(text: str | None, by: tuple[str, ...]) -> tuple[tuple[str, bool], ...]:
     if text is None:
         return ()
-    from finwait.query.grouping import parse_group_order
+    from finwait.query.groups import parse_group_order
 
     return parse_group_order(text, by)
 

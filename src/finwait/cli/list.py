@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 
     from finwait.monitor import Stream
     from finwait.query.expression import Filter
+    from finwait.sources.archive import Recorder
     from finwait.table.batch import Batch
 
 DESCRIPTION = mark("List TCP connections, one line each.")
 STYLES = ("finwait", "ss")
 OWNER_COLUMNS = ("process", "pid", "fd")
+GHOST_COLUMNS = ("state", "local", "peer", "process", "pid", "fd")
 TIMER_COLUMNS = ("timer", "expires_ms", "retransmits")
 INFO_COLUMNS = ("congestion", "rtt_us", "rttvar_us", "rto_us", "snd_cwnd", "unacked", "retrans", "total_retrans",
                 "bytes_sent", "bytes_received", "last_data_sent_ms", "last_data_recv_ms")  # fmt: skip
@@ -78,6 +80,13 @@ def build_parser() -> CommandParser:
         "--processes",
         action="store_true",
         help=translate(mark("also the process that holds the socket, its id and descriptor")),
+    )
+    group.add_argument(
+        "--ghosts",
+        action="store_true",
+        help=translate(
+            mark("only descriptors of connections that have ended and were never closed, which nothing else shows")
+        ),
     )
     group.add_argument("-l", "--listening", action="store_true", help=translate(mark("listeners only")))
     group.add_argument(
@@ -137,6 +146,8 @@ def _usual_columns(options: Namespace, wanted: Filter | None) -> tuple[str, ...]
     """What is shown when nobody says; text leaves out the queues that no row can have."""
     from finwait.tcp.state import ALL_STATES, TcpState
 
+    if options.ghosts:
+        return GHOST_COLUMNS
     if options.form:
         return DEFAULT_COLUMNS
     if options.style == "ss":
@@ -172,11 +183,13 @@ def _as_ss(wanted: Filter | None) -> Filter:
     return Filter(ALL_STATES - {TcpState.CLOSE}, wanted.expression, wanted.family, wanted.text)
 
 
-def _list(options: Namespace, wanted: Filter | None, columns: tuple[str, ...], recorder: object) -> Stream:
+def _list(options: Namespace, wanted: Filter | None, columns: tuple[str, ...], recorder: Recorder | None) -> Stream:
     from finwait.query.ordering import limited, parse_order, sorted_batches
 
     order = () if options.sort is None else parse_order(options.sort)
-    asked = question(request_of(options), wanted, source=options.source, read=options.read, recorder=recorder)  # type: ignore[arg-type]
+    asked = question(
+        request_of(options), wanted, source=options.source, read=options.read, recorder=recorder, ghosts=options.ghosts
+    )
     hidden = ("accept_queue_length", "accept_queue_limit", "v6only") if options.style == "ss" else ()
     stream = open_stream(asked, (*columns, *hidden, *(name for name, _ in order)))
     batches: Iterator[Batch] = iter(stream)

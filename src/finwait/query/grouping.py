@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from finwait.errors import UsageError
+from finwait.query.groups import by_owner, groups_of, owned_key, sorted_by_size
 from finwait.table.batch import needed_columns
 from finwait.table.cells import cells_of
-from finwait.table.columns import parse_column
-from finwait.table.snapshot import Group
-from finwait.tcp.state import LIFE_ORDER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from finwait.table.batch import Array, Batch, ColumnData
-    from finwait.table.snapshot import Cell
-
-_RANK_BY_TOKEN = {state.token: rank for rank, state in enumerate(LIFE_ORDER)}
+    from finwait.table.snapshot import Cell, Group
 
 
 class GroupCounter:
@@ -27,71 +22,56 @@ class GroupCounter:
     def __init__(self, by: Sequence[str]) -> None:
         self.by = tuple(by)
         self.total = 0
+        self.shared = 0  # sockets that stand in several groups
+        self._owners = by_owner(by)
+        self._key = (*self.by, "owner_kind", "matched_by") if self._owners else self.by
         self._count_by_key: dict[tuple[Cell, ...], int] = {}
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The stored columns that a batch must have."""
-        return needed_columns(self.by)
+        return needed_columns(self._key)
 
     def add(self, batch: Batch) -> None:
-        """Count the rows of `batch`."""
-        self.total += batch.length
+        """Count the sockets of `batch`: one with several owners once in each of its groups."""
+        self.total += batch.sockets
+        if not batch.length:
+            return
+        if batch.again is not None:
+            shared = np.isin(batch.socket_numbers(), batch.socket_numbers()[batch.again])
+            self._add_shared(batch.take(np.flatnonzero(shared)), batch.socket_numbers()[shared].tolist())
+            batch = batch.take(np.flatnonzero(~shared))
+        for key, count in self._counts(batch):
+            self._count_by_key[key] = self._count_by_key.get(key, 0) + count
+
+    def _counts(self, batch: Batch) -> Iterator[tuple[tuple[Cell, ...], int]]:
         if not batch.length:
             return
         keys = np.concatenate([_key_bytes(batch, name) for name in self.columns], axis=1)
         packed = np.ascontiguousarray(keys).view(f"V{keys.shape[1]}")[:, 0]
         _, first, counts = np.unique(packed, return_index=True, return_counts=True)
         few = batch.take(first)
-        cells = zip(*(cells_of(few, name) for name in self.by), strict=True)
-        for key, count in zip(cells, counts.tolist(), strict=True):
-            self._count_by_key[key] = self._count_by_key.get(key, 0) + count
+        yield from zip(map(self._group_key, self._cells(few)), counts.tolist(), strict=True)
+
+    def _add_shared(self, batch: Batch, sockets: list[int]) -> None:
+        """Rows of sockets that have several."""
+        keys_by_socket: dict[int, set[tuple[Cell, ...]]] = {}
+        for socket, cells in zip(sockets, self._cells(batch), strict=True):
+            keys_by_socket.setdefault(socket, set()).add(self._group_key(cells))
+        for keys in keys_by_socket.values():
+            self.shared += len(keys) > 1
+            for key in keys:
+                self._count_by_key[key] = self._count_by_key.get(key, 0) + 1
+
+    def _cells(self, batch: Batch) -> Iterator[tuple[Cell, ...]]:
+        return zip(*(cells_of(batch, name) for name in self._key), strict=True)
+
+    def _group_key(self, cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
+        return owned_key(self.by, cells) if self._owners else cells
 
     def groups(self) -> list[Group]:
         """The groups, the largest first; equal ones in order of their keys."""
-        groups = [Group(key, count) for key, count in self._count_by_key.items()]
-        return sorted(groups, key=lambda group: (-group.count, tuple(map(order_of_cell, group.key))))
-
-
-def order_of_cell(cell: Cell) -> tuple[int, int | float, str]:
-    """A sort key that orders nulls before numbers before text."""
-    if cell is None:
-        return (0, 0, "")
-    return (2, 0, cell) if isinstance(cell, str) else (1, cell, "")
-
-
-def parse_group_order(text: str, by: Sequence[str]) -> tuple[tuple[str, bool], ...]:
-    """(``count`` or a column of `by`, whether descending) of ``count,-state``. Raises UsageError."""
-    order = []
-    for word in text.split(","):
-        name = word.strip().removeprefix("-")
-        column = name if name == "count" or not name else parse_column(name).name
-        if column not in {"count", *by}:
-            raise UsageError("--sort {name}: the groups have count and {by}", name=name or "''", by=", ".join(by))
-        order.append((column, word.strip().startswith("-")))
-    return tuple(order)
-
-
-def sorted_groups(groups: Sequence[Group], by: Sequence[str], order: Sequence[tuple[str, bool]]) -> list[Group]:
-    """`groups` in `order`; those without a value come last either way, states go in the order of a connection's life.
-    Equal ones keep their order.
-    """  # fmt: skip
-    ordered = list(groups)
-    for name, descending in reversed(order):
-        if name == "count":
-            ordered.sort(key=lambda group: group.count, reverse=descending)
-            continue
-        at = tuple(by).index(name)
-        known = [group for group in ordered if group.key[at] is not None]
-        unknown = [group for group in ordered if group.key[at] is None]
-        rank = _rank_of_state if name == "state" else order_of_cell
-        known.sort(key=lambda group, at=at, rank=rank: rank(group.key[at]), reverse=descending)  # type: ignore[misc]
-        ordered = known + unknown
-    return ordered
-
-
-def _rank_of_state(token: Cell) -> tuple[int, int | float, str]:
-    return (1, _RANK_BY_TOKEN[str(token)], "")
+        return sorted_by_size(groups_of(self.by, self._count_by_key))
 
 
 def _key_bytes(batch: Batch, name: str) -> Array:
@@ -106,11 +86,3 @@ def _key_bytes(batch: Batch, name: str) -> Array:
         return values.astype(np.uint8, copy=False)
     marked = np.where(data.valid[:, None], values, 0).astype(np.uint8)
     return np.concatenate([data.valid[:, None].astype(np.uint8), marked], axis=1)
-
-
-def fold_small_groups(groups: list[Group], top: int | None) -> tuple[list[Group], int | None, int | None]:
-    """The first `top` groups, and how many rows and groups were folded into "other" (None where none were asked to be)."""
-    if top is None:
-        return groups, None, None
-    folded = groups[top:]
-    return groups[:top], sum(group.count for group in folded), len(folded)

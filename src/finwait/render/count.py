@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from finwait.render.owners import kind_text, process_text
+from finwait.table.owners import KIND_LABELS, OWNER_COLUMNS
 from finwait.tcp.state import LIFE_ORDER, TcpState
 from finwait.tcp.waits import CLOCK, NOBODY, PEER, PROGRAM, WAITS
 from finwait.text.escape import escape_foreign
@@ -57,8 +59,13 @@ class _Table:
         self.bar_cells = self._room_for_bar(columns)
 
     def _key(self, group: Group) -> list[str]:
-        cells = zip(self.snapshot.by, group.key, strict=True)
-        return [_key_text(column, cell, self.spelling) for column, cell in cells]
+        texts = [
+            _key_text(column, cell, self.spelling) for column, cell in zip(self.snapshot.by, group.key, strict=True)
+        ]
+        where = next((at for at, column in enumerate(self.snapshot.by) if column in OWNER_COLUMNS), None)
+        if where is not None and group.key[where] is None and group.owner_kind in KIND_LABELS:
+            texts[where] = kind_text(group.owner_kind)
+        return texts
 
     def _room_for_bar(self, columns: int | None) -> int:
         """Cells for the bar and the blanks behind it, none where they would be few."""
@@ -99,6 +106,21 @@ class _Table:
         for text, count in self.footer_texts:
             cells = [pad_right(text, self.widths[0]), *(" " * width for width in self.widths[1:])]
             yield self.style.paint("  ".join([*cells, str(count).rjust(self.count_width)]), "bold")
+        yield from self._ghosts()
+
+    def _ghosts(self) -> Iterator[str]:
+        """A line for each process that holds ended connections; behind the total, because they are not in it."""
+        at = [self.snapshot.by.index(column) for column in ("process", "pid") if column in self.snapshot.by]
+        counts: dict[tuple[str, ...], int] = {}
+        for process, pid, count in self.snapshot.ghosts or ():
+            texts = [" " * 0 for _ in self.snapshot.by]
+            for index in at:
+                texts[index] = process_text(process or "-") if self.snapshot.by[index] == "process" else str(pid)
+            counts[tuple(texts)] = counts.get(tuple(texts), 0) + count
+        for key, count in counts.items():
+            cells = [*map(pad_right, key, self.widths), str(count).rjust(self.count_width)]
+            ghosts = translate(mark("ended connections that were never closed: finwait list --ghosts"))
+            yield self.style.paint("  ".join([*cells, ghosts]), "red")
 
 
 def _share(part: int, whole: int) -> str:
@@ -127,7 +149,7 @@ def _key_text(column: str, cell: Cell, spelling: str) -> str:
     if column == "state":
         state = STATE_BY_TOKEN[str(cell)]
         return state.ss if spelling == "ss" else state.rfc
-    return escape_foreign(str(cell))
+    return process_text(str(cell)) if column == "process" else escape_foreign(str(cell))
 
 
 def render_count_netstat(snapshot: Snapshot) -> Iterator[str]:

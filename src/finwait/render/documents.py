@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 
 from finwait.errors import Phrase
+from finwait.table.owners import OWNER_COLUMNS
 from finwait.text.escape import escape_foreign
 from finwait.text.messages import localize, translate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from finwait.table.snapshot import Cell, Notice, Provenance, Snapshot
 
@@ -53,7 +54,11 @@ def provenance_document(provenance: Provenance) -> dict[str, object]:
 
 def count_document(snapshot: Snapshot) -> dict[str, object]:
     """The document of docs/schemas/finwait.count-1.json."""
-    rows = [{**dict(zip(snapshot.by, group.key, strict=True)), "count": group.count} for group in snapshot.groups]
+    is_by_owner = not OWNER_COLUMNS.isdisjoint(snapshot.by)
+    rows = []
+    for group in snapshot.groups:
+        owner = {"owner_kind": group.owner_kind, "matched_by": group.matched_by} if is_by_owner else {}
+        rows.append({**owner, **dict(zip(snapshot.by, group.key, strict=True)), "count": group.count})
     return {
         "schema": COUNT_SCHEMA,
         **provenance_document(snapshot.provenance),
@@ -61,8 +66,14 @@ def count_document(snapshot: Snapshot) -> dict[str, object]:
         "total": snapshot.total,
         "other": snapshot.other,
         "shared": snapshot.shared,
+        **({} if snapshot.ghosts is None else {"ghosts": ghosts_document(snapshot.ghosts)}),
         "rows": rows,
     }
+
+
+def ghosts_document(ghosts: Sequence[tuple[str | None, int, int]]) -> list[dict[str, Cell]]:
+    """Descriptors of ended connections by process."""
+    return [{"process": process, "pid": pid, "count": count} for process, pid, count in ghosts]
 
 
 def csv_cell(cell: Cell) -> Cell:
@@ -79,7 +90,9 @@ def csv_cell(cell: Cell) -> Cell:
 
 def count_csv(snapshot: Snapshot, *, header: bool = True) -> Iterator[tuple[Cell, ...]]:
     """Rows for a CSV writer. What ``--top`` folded away is not a row: it is said on stderr."""
+    is_by_owner = not OWNER_COLUMNS.isdisjoint(snapshot.by) and "owner_kind" not in snapshot.by
     if header:
-        yield (*snapshot.by, "count")
+        yield (*snapshot.by, *(("owner_kind",) if is_by_owner else ()), "count")
     for group in snapshot.groups:
-        yield (*map(csv_cell, group.key), group.count)
+        kind = (csv_cell(group.owner_kind),) if is_by_owner else ()
+        yield (*map(csv_cell, group.key), *kind, group.count)

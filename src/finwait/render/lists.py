@@ -28,7 +28,7 @@ def render_json(batches: Iterator[Batch], columns: Sequence[str], provenance: Pr
         if rows:
             yield (before + ",\n ".join(rows)).encode()
             before = ",\n "
-        count += batch.length
+        count += batch.sockets
     end = dumps({"total": count, **provenance_document(provenance)})
     yield f"\n], {end[1:]}\n".encode()
 
@@ -39,7 +39,7 @@ def render_ndjson(batches: Iterator[Batch], columns: Sequence[str], provenance: 
     for batch in batches:
         rows = (dumps({"record": "row", **dict(zip(columns, row, strict=True))}) for row in _rows(batch, columns))
         yield "".join(f"{row}\n" for row in rows).encode()
-        count += batch.length
+        count += batch.sockets
     end = {"record": "end", "schema": LIST_SCHEMA, "columns": list(columns), "total": count}
     yield (dumps({**end, **provenance_document(provenance)}) + "\n").encode()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from finwait.render.digits import BLANK, ipv4_endpoints, right_aligned_numbers
+from finwait.render.owners import kind_text, process_text
 from finwait.table.cells import cells_of, format_address
 from finwait.table.columns import ADDRESS, BOOL, COLUMN_BY_NAME, ENDPOINT, ENDPOINT_PARTS, NUMBER, PORT, STATE, TEXT
 from finwait.tcp.state import TcpState
@@ -118,6 +119,8 @@ class RowRenderer:
                 np.where(data.valid, data.values, 0) if data.valid is not None else data.values
             )
             return _with_dashes(block, data, right=True)
+        if name == "process" and "owner_kind" in batch.columns:
+            return self._processes(data, batch.column("owner_kind"))
         if column.kind == TEXT:
             return self._texts(data)
         if column.kind == ADDRESS:
@@ -133,6 +136,14 @@ class RowRenderer:
         queue, accept = batch.column(name), batch.column(_QUEUE_OF_LISTENER[name])
         waiting = np.where(accept.valid_mask(), accept.values, 0)
         return right_aligned_numbers(np.where(queue.valid_mask(), queue.values, waiting))
+
+    def _processes(self, data: ColumnData, kind: ColumnData) -> Array:
+        """Names of processes, and where there is none why."""
+        names = [process_text(text) for text in data.dictionary or ()]
+        kinds = [kind_text(text) for text in kind.dictionary or ()]
+        cells = [text.encode(self.encoding, "backslashreplace") for text in (*names, *kinds, "-")]
+        why = np.where(kind.valid_mask(), kind.values + len(names), len(cells) - 1)
+        return self._text_matrix(cells)[np.where(data.valid_mask(), data.values, why)]
 
     def _texts(self, data: ColumnData) -> Array:
         """Foreign text, escaped."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-from finwait.errors import NotPermitted, NotSupported
+from finwait.errors import NotPermitted, NotSupported, SourceError
+from finwait.sources.choice import pays_for_bpf
 from finwait.sources.namespaces import visit_places
 from finwait.table.snapshot import Group, Notice, Provenance, Snapshot
 from finwait.tcp.state import LIFE_ORDER, TcpState
@@ -19,17 +20,18 @@ CLOSED_NOT_VISIBLE = mark("CLOSED sockets (bound, not connected) cannot be seen 
 CLOSED_NOT_RECORDED = mark("CLOSED sockets (bound, not connected) are not in this recording")
 CLOSED_REMEDY = mark("sock_diag on Linux 6.8 or later, or its recording as X.finwait")
 FALLBACK = mark("sock_diag does not answer ({reason}); read /proc/net/tcp instead")
+BPF_FALLBACK = mark("BPF could not be used ({reason}); sock_diag was asked instead")
 
 
 def take_census(request: Request, source: str = "auto") -> Snapshot:
-    """Count sockets by state. source: auto, sock_diag or proc.
+    """Count sockets by state. source: auto, bpf, sock_diag or proc.
 
     All eleven states are in the answer, in the order of a connection's life; those that `request` does not ask for are
     zero. Raises NotSupported, NotPermitted, SourceError.
     """
     provenance = Provenance(source, host=os.uname().nodename, taken_from=time.time())
-    counts: dict[int, int] = {}
-    if source != "proc":
+    counts = _count_by_bpf(request, provenance, source)
+    if counts is None and source != "proc":
         try:
             counts = _count_by_sock_diag(request, provenance)
         except (NotSupported, NotPermitted) as error:
@@ -37,8 +39,7 @@ def take_census(request: Request, source: str = "auto") -> Snapshot:
                 raise
             provenance = Provenance("proc", host=provenance.host, taken_from=provenance.taken_from)
             provenance.add_notice(Notice("source_fallback", FALLBACK, incomplete=False, arguments={"reason": error}))
-            source = "proc"
-    if source == "proc":
+    if counts is None:
         from finwait.sources.proc_net import count_states as count_proc_states
 
         counts = count_proc_states(request, provenance)
@@ -46,6 +47,27 @@ def take_census(request: Request, source: str = "auto") -> Snapshot:
     add_closed_notice(counts.get(TcpState.CLOSE, 0), sum(counts.values()), request, provenance)
     groups = [Group((state.token,), counts.get(state, 0)) for state in LIFE_ORDER]
     return Snapshot(("state",), groups, sum(group.count for group in groups), provenance)
+
+
+def _count_by_bpf(request: Request, provenance: Provenance, source: str) -> dict[int, int] | None:
+    """What the kernel counted by itself; None where another source is to be asked: another was chosen, there are few sockets,
+    or BPF cannot be used here, which only a choice of it by name makes an error.
+    """  # fmt: skip
+    if source not in {"auto", "bpf"}:
+        return None
+    if source == "auto" and not pays_for_bpf(request):
+        return None
+    from finwait.sources.bpf_census import count_states as count_in_kernel
+
+    try:
+        return count_in_kernel(request, provenance)
+    except (NotSupported, NotPermitted, SourceError) as error:
+        if source == "bpf":
+            raise
+        provenance.netns.clear()
+        provenance.notices.clear()
+        provenance.add_notice(Notice("bpf_fallback", BPF_FALLBACK, incomplete=False, arguments={"reason": error}))
+        return None
 
 
 def _count_by_sock_diag(request: Request, provenance: Provenance) -> dict[int, int]:
@@ -73,7 +95,7 @@ def add_closed_notice(closed_seen: int, sockets: int, request: Request, provenan
     """
     if closed_seen or not request.states & 1 << TcpState.CLOSE:
         return
-    if provenance.source == "sock_diag":
+    if provenance.source in {"bpf", "sock_diag"}:
         from finwait.sources.capabilities import probe_closed_visible
 
         if probe_closed_visible(sockets, request.roots.sys) is not False:

@@ -48,14 +48,17 @@ class ColumnData:
 class Batch:
     """At most ROWS_PER_BATCH connections. columns: data by column name; a column that is not there is all null.
 
+    A socket with several owners has a row for each, one after the other. again: True for all of its rows but one, so that
+    sockets are counted once; None where every row is a socket.
     Invariant: every column has `length` rows.
     """
 
-    __slots__ = ("columns", "length")
+    __slots__ = ("again", "columns", "length")
 
-    def __init__(self, length: int, columns: Mapping[str, ColumnData]) -> None:
+    def __init__(self, length: int, columns: Mapping[str, ColumnData], again: Mask | None = None) -> None:
         self.length = length
         self.columns = dict(columns)
+        self.again = again
 
     def __len__(self) -> int:
         return self.length
@@ -70,11 +73,35 @@ class Batch:
         length = int(rows.sum()) if rows.dtype == np.bool_ else len(rows)
         if length == self.length and rows.dtype == np.bool_:
             return self
-        return Batch(length, {name: data.take(rows) for name, data in self.columns.items()})
+        again = None if self.again is None else _again_of(self.again, rows)
+        return Batch(length, {name: data.take(rows) for name, data in self.columns.items()}, again)
+
+    @property
+    def sockets(self) -> int:
+        """How many sockets the rows are."""
+        return self.length if self.again is None else int(self.length - self.again.sum())
+
+    def socket_numbers(self) -> Array:
+        """A number for each row, equal for the rows of one socket; only of a batch in the order of its source."""
+        return np.arange(self.length) if self.again is None else np.cumsum(~self.again)
+
+    def one_row_each(self) -> Batch:
+        """The first row of each socket."""
+        return self if self.again is None else self.take(~self.again)
 
     def head(self, length: int) -> Batch:
         """The first `length` rows."""
         return self if length >= self.length else self.take(np.arange(length))
+
+
+def _again_of(again: Mask, rows: Array) -> Mask | None:
+    """Of a mask of rows: the first row that is left of a socket stands for it. Of positions, each row as it was."""
+    if rows.dtype != np.bool_:
+        return again[rows]
+    sockets = np.cumsum(~again)[rows]
+    left = np.zeros(len(sockets), dtype=np.bool_)
+    left[1:] = sockets[1:] == sockets[:-1]
+    return left if left.any() else None
 
 
 def absent_column(column: Column, length: int) -> ColumnData:
@@ -111,7 +138,12 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
     """All rows in one batch, of any length; dictionaries are merged."""
     names = dict.fromkeys(name for batch in batches for name in batch.columns)
     columns = {name: _join(COLUMN_BY_NAME[name], [batch.column(name) for batch in batches]) for name in names}
-    return Batch(sum(batch.length for batch in batches), columns)
+    again = None
+    if any(batch.again is not None for batch in batches):
+        again = np.concatenate(
+            [np.zeros(batch.length, np.bool_) if batch.again is None else batch.again for batch in batches]
+        )
+    return Batch(sum(batch.length for batch in batches), columns, again)
 
 
 def _join(column: Column, parts: Sequence[ColumnData]) -> ColumnData:

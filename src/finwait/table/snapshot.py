@@ -99,13 +99,21 @@ class Provenance:
 
 
 class Group:
-    """One row of a count: `key` has one cell for each column of ``Snapshot.by``, `count` the connections in it."""
+    """One row of a count: `key` has one cell for each column of ``Snapshot.by``, `count` the connections in it.
 
-    __slots__ = ("count", "key")
+    owner_kind, matched_by: as the columns of these names, where the count is by owner: why the group has none, or how the
+    owner was found.
+    """
 
-    def __init__(self, key: tuple[Cell, ...], count: int) -> None:
+    __slots__ = ("count", "key", "matched_by", "owner_kind")
+
+    def __init__(
+        self, key: tuple[Cell, ...], count: int, owner_kind: str | None = None, matched_by: str | None = None
+    ) -> None:
         self.key = key
         self.count = count
+        self.owner_kind = owner_kind
+        self.matched_by = matched_by
 
     def __repr__(self) -> str:
         return f"Group({self.key!r}, {self.count})"
@@ -116,11 +124,12 @@ class Snapshot:
 
     by: column names of the groups' keys. groups: in order of print. total: sockets, each once. other: sockets in groups
     that ``--top`` folded away, None where nothing was asked to be folded; other_groups: how many groups those were.
-    shared: sockets that stand in several groups.
+    shared: sockets that stand in several groups. ghosts: descriptors of connections that have ended, in no group and not
+    in the total, by process name and id; None where nobody looked.
     Invariant without shared sockets: sum of the groups' counts + (other or 0) == total.
     """
 
-    __slots__ = ("by", "groups", "other", "other_groups", "provenance", "shared", "total")
+    __slots__ = ("by", "ghosts", "groups", "other", "other_groups", "provenance", "shared", "total")
 
     def __init__(
         self,
@@ -132,8 +141,10 @@ class Snapshot:
         other: int | None = None,
         other_groups: int | None = None,
         shared: int = 0,
+        ghosts: Sequence[tuple[str | None, int, int]] | None = None,
     ) -> None:
         self.by = by
+        self.ghosts = ghosts
         self.groups = groups
         self.total = total
         self.provenance = provenance

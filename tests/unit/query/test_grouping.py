@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finwait.errors import UsageError
-from finwait.query.grouping import GroupCounter, fold_small_groups, order_of_cell, parse_group_order, sorted_groups
+from finwait.query.grouping import GroupCounter
+from finwait.query.groups import fold_small_groups, order_of_cell, parse_group_order, sorted_groups
 from finwait.table.cells import cells_of
 from finwait.table.snapshot import Group
 from finwait.tcp.state import LIFE_ORDER

@@ -77,23 +77,33 @@ def provenance() -> Provenance:
 
 
 def test_a_count_is_a_document() -> None:
-    groups = [Group((name, index), index) for index, name in enumerate((*NASTY, None), 1)]
-    snapshot = Snapshot(("process", "uid"), groups, 500, provenance(), other=3, other_groups=2, shared=1)
+    groups = [Group((name, index), index, "process", "task_file") for index, name in enumerate(NASTY, 1)]
+    groups.append(Group((None, 0), 7, "time_wait"))
+    ghosts = [(NASTY[0], 12, 5)]
+    snapshot = Snapshot(("process", "uid"), groups, 500, provenance(), other=3, other_groups=2, shared=1, ghosts=ghosts)
     text = json.dumps(count_document(snapshot))
     assert text.isascii()
     document = json.loads(text)
     assert document["schema"] == "finwait.count/1"
     assert (document["total"], document["other"], document["shared"], document["complete"]) == (500, 3, 1, False)
     assert document["rows"] == [
-        {"process": group.key[0], "uid": group.key[1], "count": group.count} for group in groups
+        {
+            "owner_kind": group.owner_kind,
+            "matched_by": group.matched_by,
+            "process": group.key[0],
+            "uid": group.key[1],
+            "count": group.count,
+        }
+        for group in groups
     ]
+    assert document["ghosts"] == [{"process": NASTY[0], "pid": 12, "count": 5}]
     assert document["warnings"] == [
         {"code": "x_y", "message": f"could not read {NASTY[0]}", "missing": "sockets", "remedy": "be root"}
     ]
     assert (document["host"], document["netns"]) == (NASTY[1], [{"cookie": 1, "inode": 2, "name": NASTY[2]}])
     header, *lines = read_csv(count_csv(snapshot))
-    assert header == ["process", "uid", "count"]
-    assert [int(line[2]) for line in lines] == [group.count for group in groups]
+    assert header == ["process", "uid", "owner_kind", "count"]
+    assert [line[2:] for line in lines] == [[group.owner_kind, str(group.count)] for group in groups]
     assert read_csv(count_csv(snapshot, header=False)) == lines
 
 

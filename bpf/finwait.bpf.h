@@ -1,0 +1,407 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only
+ *
+ * What finwait's BPF programs share: the few kernel types that they read, the helpers that they call, and the structs
+ * that they hand to user space. Kernel types name only the members that are read; CO-RE (preserve_access_index) finds
+ * their true offsets on the running kernel, so neither kernel headers nor vmlinux.h are needed to compile.
+ *
+ * Structs for user space are `finwait_*`; wire/bpf_layouts.py is generated from their BTF.
+ */
+#ifndef FINWAIT_BPF_H
+#define FINWAIT_BPF_H
+
+typedef unsigned char __u8;
+typedef unsigned short __u16;
+typedef unsigned int __u32;
+typedef unsigned long long __u64;
+typedef int __s32;
+typedef long long __s64;
+
+#define SEC(name) __attribute__((section(name), used))
+#define KERNEL_TYPE __attribute__((preserve_access_index))
+#define STATIC_ASSERT_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type " has padding or has grown")
+#define __uint(name, value) int(*name)[value]
+#define __type(name, value) typeof(value) *name
+
+/* Which sources an object was compiled from: user space refuses one that is not its own. */
+#ifndef FINWAIT_SOURCES
+#define FINWAIT_SOURCES "unknown"
+#endif
+static const char finwait_sources[] SEC("finwait") = "finwait-sources:" FINWAIT_SOURCES;
+static const char finwait_license[] SEC("license") = "Dual MIT/GPL";
+
+/* -- kernel types: include/net/sock.h, include/net/inet_timewait_sock.h, include/linux/{tcp,sched,fs,cgroup}.h */
+
+struct net;
+struct file;
+
+struct in6_addr {
+	__u32 words[4];
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+struct ns_common {
+	__u32 inum;
+} KERNEL_TYPE;
+
+struct net {
+	struct ns_common ns;
+	__u64 net_cookie;
+} KERNEL_TYPE;
+
+struct sock_common {
+	__u32 skc_daddr;
+	__u32 skc_rcv_saddr;
+	__u16 skc_dport; /* network order */
+	__u16 skc_num; /* host order */
+	unsigned short skc_family;
+	volatile unsigned char skc_state;
+	int skc_bound_dev_if;
+	possible_net_t skc_net;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+} KERNEL_TYPE;
+
+struct kernfs_node {
+	__u64 id;
+} KERNEL_TYPE;
+
+struct cgroup {
+	struct kernfs_node *kn;
+} KERNEL_TYPE;
+
+struct sock_cgroup_data {
+	struct cgroup *cgroup;
+} KERNEL_TYPE;
+
+struct inode {
+	unsigned long long i_ino;
+} KERNEL_TYPE;
+
+struct sock;
+
+struct socket {
+	struct file *file;
+	struct sock *sk;
+} KERNEL_TYPE;
+
+/* net/socket.c keeps both in one object; SOCK_INODE() */
+struct socket_alloc {
+	struct socket socket;
+	struct inode vfs_inode;
+} KERNEL_TYPE;
+
+typedef struct {
+	__u32 val;
+} kuid_t;
+
+struct sock {
+	struct sock_common __sk_common;
+	struct socket *sk_socket;
+	kuid_t sk_uid;
+	__u16 sk_type;
+	__u16 sk_protocol;
+	__u8 sk_shutdown;
+	__u32 sk_ack_backlog;
+	__u32 sk_max_ack_backlog;
+	struct sock_cgroup_data sk_cgrp_data;
+} KERNEL_TYPE;
+
+struct inet_sock {
+	struct sock sk;
+	__u16 inet_sport; /* network order */
+} KERNEL_TYPE;
+
+struct inet_connection_sock {
+	struct inet_sock icsk_inet;
+} KERNEL_TYPE;
+
+struct tcp_sock {
+	struct inet_connection_sock inet_conn;
+	__u32 rcv_nxt;
+	__u32 copied_seq;
+	__u32 write_seq;
+	__u32 snd_una;
+} KERNEL_TYPE;
+
+struct inet_timewait_sock {
+	volatile unsigned char tw_substate;
+} KERNEL_TYPE;
+
+struct tcp_timewait_sock {
+	struct inet_timewait_sock tw_sk;
+} KERNEL_TYPE;
+
+struct css_set {
+	struct cgroup *dfl_cgrp;
+} KERNEL_TYPE;
+
+struct upid {
+	int nr;
+	struct pid_namespace *ns;
+} KERNEL_TYPE;
+
+struct pid {
+	unsigned int level;
+	struct upid numbers[1];
+} KERNEL_TYPE;
+
+struct task_struct {
+	__s32 tgid;
+	struct pid *thread_pid;
+	struct task_struct *group_leader;
+	struct css_set *cgroups;
+	char comm[16];
+} KERNEL_TYPE;
+
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+	__u64 session_id;
+	__u64 seq_num;
+} KERNEL_TYPE;
+
+struct bpf_iter__tcp {
+	struct bpf_iter_meta *meta;
+	struct sock_common *sk_common;
+} KERNEL_TYPE;
+
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	__u32 fd;
+	struct file *file;
+} KERNEL_TYPE;
+
+enum {
+	AF_INET = 2,
+	AF_INET6 = 10,
+	SOCK_STREAM = 1,
+	IPPROTO_TCP = 6,
+};
+
+enum { /* include/net/tcp_states.h */
+	TCP_ESTABLISHED = 1,
+	TCP_SYN_RECV = 3,
+	TCP_TIME_WAIT = 6,
+	TCP_CLOSE = 7,
+	TCP_CLOSE_WAIT = 8,
+	TCP_LISTEN = 10,
+	TCP_NEW_SYN_RECV = 12,
+};
+
+enum { /* include/uapi/linux/bpf.h */
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_SK_STORAGE = 24,
+	BPF_ANY = 0,
+	BPF_F_NO_PREALLOC = 1,
+	BPF_SK_STORAGE_GET_F_CREATE = 1,
+};
+
+static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
+static __u64 (*const bpf_get_socket_cookie)(void *ctx) = (void *)46;
+static void *(*const bpf_sk_storage_get)(void *map, void *sk, void *value, __u64 flags) = (void *)107;
+static long (*const bpf_probe_read_kernel)(void *dst, __u32 size, const void *from) = (void *)113;
+static long (*const bpf_probe_read_kernel_str)(void *dst, __u32 size, const void *from) = (void *)115;
+static struct task_struct *(*const bpf_get_current_task_btf)(void) = (void *)158;
+static long (*const bpf_seq_write)(struct seq_file *m, const void *data, __u32 len) = (void *)127;
+static struct tcp_sock *(*const bpf_skc_to_tcp_sock)(void *sk) = (void *)137;
+static struct tcp_timewait_sock *(*const bpf_skc_to_tcp_timewait_sock)(void *sk) = (void *)138;
+static struct socket *(*const bpf_sock_from_file)(struct file *file) = (void *)162;
+
+/* -- what user space gets */
+
+/* Why a socket has no owner, or that it has one; table/owners.py spells them. */
+enum finwait_owner_kind {
+	FINWAIT_PROCESS = 0,
+	FINWAIT_NOT_ACCEPTED = 1,
+	FINWAIT_TIME_WAIT = 2,
+	FINWAIT_HALF_OPEN = 3,
+	FINWAIT_ORPHAN = 4,
+	FINWAIT_NO_DESCRIPTOR = 5,
+};
+
+/* One socket of iter/tcp. Addresses: IPv4 in the first four bytes, network order. */
+struct finwait_connection {
+	__u64 cookie;
+	__u64 cgroup_id; /* 0 for mini-sockets */
+	__u8 local_address[16];
+	__u8 peer_address[16];
+	__u32 bound_dev_if;
+	__u32 uid;
+	__u32 inode;
+	__u32 rqueue;
+	__u32 wqueue;
+	__u16 local_port; /* host order */
+	__u16 peer_port; /* host order */
+	__u8 state;
+	__u8 family;
+	__u8 is_mini; /* request and timewait sockets */
+	__u8 shutdown;
+};
+STATIC_ASSERT_SIZE(struct finwait_connection, 80);
+
+/* One descriptor of a TCP socket. */
+struct finwait_descriptor {
+	__u64 cookie;
+	__u64 netns_cookie;
+	__u64 cgroup_id;
+	__u32 netns_inode;
+	__u32 tgid;
+	__u32 fd;
+	__u32 inode;
+	__u32 uid;
+	__u8 state;
+	__u8 family;
+	__u8 shutdown;
+	__u8 is_bound; /* has a local port, so that a dump with bit 13 shows it in state CLOSE */
+};
+STATIC_ASSERT_SIZE(struct finwait_descriptor, 48);
+
+/* Addresses of a socket that is in no walk of iter/tcp; as in struct finwait_connection. */
+struct finwait_endpoints {
+	__u8 local_address[16];
+	__u8 peer_address[16];
+	__u16 local_port;
+	__u16 peer_port;
+	__u32 zero;
+};
+STATIC_ASSERT_SIZE(struct finwait_endpoints, 40);
+
+/* A process that holds a TCP descriptor: value of the map `processes`, keyed by tgid. */
+struct finwait_process {
+	__u64 cgroup_id; /* cgroup v2 */
+	char comm[16]; /* of the thread group's leader */
+};
+STATIC_ASSERT_SIZE(struct finwait_process, 24);
+
+/* Key of the map `groups`: the sockets that are counted together. */
+struct finwait_group {
+	__u64 netns_cookie;
+	__u64 cgroup_id; /* of the socket's creator; 0 for mini-sockets */
+	__u32 tgid; /* 0 where there is no owner */
+	__u32 uid; /* of the socket, (u32)-1 for mini-sockets */
+	__u8 state;
+	__u8 family;
+	__u8 owner_kind;
+	__u8 zero[5];
+};
+STATIC_ASSERT_SIZE(struct finwait_group, 32);
+
+enum finwait_reason {
+	FINWAIT_SHARED = 1, /* several processes hold it */
+	FINWAIT_NO_MARK = 2, /* it came after the first walk, or its file stands in no table of descriptors */
+	FINWAIT_NO_FILE = 3, /* a socket of the kernel's own */
+	FINWAIT_NO_ROOM = 4, /* `groups` was full */
+};
+
+/* One socket that the kernel could not count by itself. */
+struct finwait_loose {
+	__u64 cookie;
+	struct finwait_group group;
+	__u8 reason;
+	__u8 zero[7];
+};
+STATIC_ASSERT_SIZE(struct finwait_loose, 48);
+
+/* -- what programs share */
+
+static inline __u16 swap16(__u16 port)
+{
+	return __builtin_bswap16(port);
+}
+
+/* The state as sock_diag tells it: orphans in FIN_WAIT2 are timewait sockets with that substate, half-open connections
+ * are SYN_RECV. */
+static inline __u8 state_of(struct sock_common *sk)
+{
+	struct tcp_timewait_sock *tw;
+
+	if (sk->skc_state == TCP_NEW_SYN_RECV)
+		return TCP_SYN_RECV;
+	if (sk->skc_state != TCP_TIME_WAIT)
+		return sk->skc_state;
+	tw = bpf_skc_to_tcp_timewait_sock(sk);
+	return tw ? tw->tw_sk.tw_substate : TCP_TIME_WAIT;
+}
+
+static inline __u64 cgroup_id_of(struct sock *sk)
+{
+	struct cgroup *cgroup = sk->sk_cgrp_data.cgroup;
+
+	return cgroup ? cgroup->kn->id : 0;
+}
+
+/* Inode number of the descriptor's file, SOCK_INODE(); 0 for a socket that no program has. */
+static inline __u32 inode_of(struct sock *sk)
+{
+	struct socket_alloc *alloc = (struct socket_alloc *)sk->sk_socket; /* its first member */
+	__u64 number = 0;
+
+	if (!alloc)
+		return 0;
+	bpf_probe_read_kernel(&number, sizeof(number), __builtin_preserve_access_index(&alloc->vfs_inode.i_ino));
+	return number;
+}
+
+/* Whether `sk` speaks plain TCP: MPTCP has its own protocol number, SMC its own family. */
+static inline int is_tcp(struct sock *sk)
+{
+	__u16 family = sk->__sk_common.skc_family;
+
+	return (family == AF_INET || family == AF_INET6) && sk->sk_type == SOCK_STREAM && sk->sk_protocol == IPPROTO_TCP;
+}
+
+/* Process id of `task` as the reader of the iterator counts it: in the reader's own pid namespace, whose tasks are all that
+ * the kernel visits (kernel/bpf/task_iter.c). */
+static inline __u32 tgid_of(struct task_struct *task)
+{
+	__u32 level = bpf_get_current_task_btf()->thread_pid->level;
+	volatile int nr = task->tgid; /* volatile: the verifier wants each load to have one kind of pointer */
+	struct pid *pid;
+
+	if (level) {
+		pid = task->group_leader->thread_pid;
+		bpf_probe_read_kernel((void *)&nr, sizeof(nr),
+				      (void *)__builtin_preserve_access_index(&pid->numbers) +
+					      level * __builtin_preserve_type_info(*(struct upid *)0, 1) +
+					      __builtin_preserve_field_info(((struct upid *)0)->nr, 0));
+	}
+	return nr;
+}
+
+/* The plain TCP socket behind `file`, NULL where there is none. */
+static inline struct sock *tcp_from_file(struct file *file)
+{
+	struct socket *socket = bpf_sock_from_file(file);
+	struct sock *sk = socket ? socket->sk : 0;
+
+	return sk && is_tcp(sk) ? sk : 0;
+}
+
+/* tgid: whose descriptor it is said to be; the number of the descriptor is that of the visit. */
+static inline void write_descriptor(struct bpf_iter__task_file *ctx, struct sock *sk, __u32 tgid)
+{
+	struct finwait_descriptor row = {};
+	struct net *net = sk->__sk_common.skc_net.net;
+
+	row.cookie = bpf_get_socket_cookie(sk);
+	row.netns_cookie = net->net_cookie;
+	row.cgroup_id = cgroup_id_of(sk);
+	row.netns_inode = net->ns.inum;
+	row.tgid = tgid;
+	row.fd = ctx->fd;
+	row.inode = inode_of(sk);
+	row.uid = sk->sk_uid.val;
+	row.state = sk->__sk_common.skc_state;
+	row.family = sk->__sk_common.skc_family;
+	row.shutdown = sk->sk_shutdown;
+	row.is_bound = sk->__sk_common.skc_num != 0;
+	bpf_seq_write(ctx->meta->seq, &row, sizeof(row));
+}
+
+#endif

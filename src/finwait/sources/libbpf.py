@@ -1,0 +1,290 @@
+"""libbpf.so.1 by ctypes: the objects of bpf/ loaded, their iterators read, their maps looked up.
+
+libbpf's own messages are kept and told only where something fails. Nothing is pinned; whatever is opened is closed with
+the object. Documentation/bpf/libbpf/, bpf_iter: Documentation/bpf/bpf_iterators.rst.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+
+from finwait.errors import FinwaitError, NotPermitted, NotSupported, SourceError
+from finwait.wire.bpf_layouts import SOURCES_DIGEST
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+LIBRARY = "libbpf.so.1"
+MAJOR = 1
+CHUNK_BYTES = 1 << 15  # an iterator's buffer (kernel/bpf/bpf_iter.c, bpf_seq_read)
+MESSAGES_KEPT = 40
+_BATCH = 4096
+_SOURCES_MARK = b"finwait-sources:"
+
+_PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
+# name: (result, arguments)
+_FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
+    "libbpf_major_version": (c_uint32, ()),
+    "libbpf_version_string": (c_char_p, ()),
+    "libbpf_set_print": (c_void_p, (_PRINT,)),
+    "bpf_object__open_mem": (c_void_p, (c_char_p, c_size_t, c_void_p)),
+    "bpf_object__load": (c_int, (c_void_p,)),
+    "bpf_object__close": (None, (c_void_p,)),
+    "bpf_object__next_program": (c_void_p, (c_void_p, c_void_p)),
+    "bpf_object__find_map_by_name": (c_void_p, (c_void_p, c_char_p)),
+    "bpf_map__fd": (c_int, (c_void_p,)),
+    "bpf_map__key_size": (c_uint32, (c_void_p,)),
+    "bpf_map__value_size": (c_uint32, (c_void_p,)),
+    "bpf_map__reuse_fd": (c_int, (c_void_p, c_int)),
+    "bpf_map_lookup_elem": (c_int, (c_int, c_void_p, c_void_p)),
+    "bpf_map_update_elem": (c_int, (c_int, c_void_p, c_void_p, c_uint64)),
+    "bpf_map_lookup_batch": (c_int, (c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p)),
+    "bpf_program__attach_iter": (c_void_p, (c_void_p, c_void_p)),
+    "bpf_link__fd": (c_int, (c_void_p,)),
+    "bpf_link__destroy": (c_int, (c_void_p,)),
+    "bpf_iter_create": (c_int, (c_int,)),
+}
+
+
+class Libbpf:
+    """The library. `messages` are the last lines that it would have printed. Raises NotSupported where it is not there, or
+    is of another major version.
+    """  # fmt: skip
+
+    def __init__(self, path: str = LIBRARY) -> None:
+        try:
+            self._library = ctypes.CDLL(path, use_errno=True)
+        except OSError as error:
+            raise NotSupported("{library} is not installed (package libbpf1)", library=path) from error
+        self._functions = {}
+        for name, (result, arguments) in _FUNCTIONS.items():
+            try:
+                function = getattr(self._library, name)
+            except AttributeError as error:
+                raise self._wrong_version("?") from error
+            function.restype, function.argtypes = result, arguments
+            self._functions[name] = function
+        if self.call("libbpf_major_version") != MAJOR:
+            raise self._wrong_version(self.version)
+        self.messages: list[str] = []
+        self._format = ctypes.CDLL(None).vsnprintf
+        self._format.argtypes = (c_char_p, c_size_t, c_char_p, c_void_p)
+        self._keep = _PRINT(self._keep_message)
+        self.call("libbpf_set_print", self._keep)
+
+    @staticmethod
+    def _wrong_version(version: str) -> NotSupported:
+        return NotSupported("libbpf {version} is not of major version 1, which finwait knows", version=version)
+
+    @property
+    def version(self) -> str:
+        """As the library calls itself, for example v1.1."""
+        return bytes(self.call("libbpf_version_string")).decode("ascii", "replace")
+
+    def call(self, name: str, *arguments: object) -> int:
+        """Call the function `name`; what it returns (pointers as numbers, NULL as 0)."""
+        return self._functions[name](*arguments) or 0
+
+    def _keep_message(self, level: int, template: bytes, values: int) -> int:
+        if level:  # LIBBPF_WARN is 0; the others tell each step
+            return 0
+        text = ctypes.create_string_buffer(1 << 16)
+        self._format(text, len(text), template, values)
+        self.messages.append(text.value.decode("utf-8", "replace").strip())
+        del self.messages[:-MESSAGES_KEPT]
+        return 0
+
+    def failure(self, number: int, request: str) -> FinwaitError:
+        """What errno `number` means, with the last of libbpf's warnings."""
+        number = abs(number)
+        reason = os.strerror(number)
+        said = next((line for line in reversed(self.messages) if line.startswith("libbpf: ")), "")
+        if number in {errno.EPERM, errno.EACCES}:
+            return NotPermitted("BPF is not permitted here ({request}: {reason})", request=request, reason=reason)
+        if said:
+            reason = f"{reason}; {said}"
+        if number in {errno.EINVAL, errno.ESRCH, errno.ENOENT, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}:
+            return NotSupported(
+                "this kernel refuses the BPF program ({request}: {reason})", request=request, reason=reason
+            )
+        return SourceError("BPF failed ({request}: {reason})", request=request, reason=reason)
+
+
+_library: Libbpf | None = None
+
+
+def open_library() -> Libbpf:
+    """libbpf, opened once a process. Raises NotSupported."""
+    global _library
+    if _library is None:
+        _library = Libbpf()
+    return _library
+
+
+def read_object(name: str, directory: str | None = None) -> bytes:
+    """The object file `name`. Raises NotSupported where this installation has none, or one that other sources made."""
+    path = os.path.join(directory or os.path.join(os.path.dirname(__file__), "bpf_objects"), f"{name}.bpf.o")
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise NotSupported(
+            "this installation has no BPF object {name} ({reason}); install finwait again",
+            name=name,
+            reason=os.strerror(error.errno or 0),
+        ) from error
+    if _SOURCES_MARK + SOURCES_DIGEST.encode() + b"\0" not in data:
+        raise NotSupported(
+            "the BPF object {path} was not made for this version of finwait; install it again", path=path
+        )
+    return data
+
+
+class BpfObject:
+    """One object of bpf/, loaded. shared: maps to use instead of its own, by name. Close it; it is a context manager.
+
+    Raises NotSupported, NotPermitted or SourceError.
+    """
+
+    def __init__(self, name: str, shared: Mapping[str, int] | None = None, *, directory: str | None = None) -> None:
+        self.name = name
+        self._object = 0
+        self._link = 0
+        self._library = open_library()
+        data = read_object(name, directory)
+        self._library.messages.clear()
+        self._object = self._library.call("bpf_object__open_mem", data, len(data), None)
+        if not self._object:
+            raise self._library.failure(ctypes.get_errno(), f"bpf_object__open {name}")
+        try:
+            for map_name, descriptor in (shared or {}).items():
+                self._check(
+                    self._library.call("bpf_map__reuse_fd", self._map(map_name), descriptor), "bpf_map__reuse_fd"
+                )
+            self._check(self._library.call("bpf_object__load", self._object), "bpf_object__load")
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self, result: int, request: str) -> int:
+        if result < 0:
+            raise self._library.failure(result, f"{request} {self.name}")
+        return result
+
+    def _map(self, name: str) -> int:
+        found = self._library.call("bpf_object__find_map_by_name", self._object, name.encode())
+        if not found:
+            raise SourceError(
+                "BPF failed ({request}: {reason})", request=f"map {name}", reason=os.strerror(errno.ENOENT)
+            )
+        return found
+
+    def map_descriptor(self, name: str) -> int:
+        """Descriptor of map `name`; it belongs to the object."""
+        return self._check(self._library.call("bpf_map__fd", self._map(name)), f"bpf_map__fd {name}")
+
+    def read_section(self, name: str) -> bytes:
+        """The globals in section `name`, ``.bss`` or ``.data``, as they are now."""
+        size = self._library.call("bpf_map__value_size", self._map(name))
+        value = ctypes.create_string_buffer(size)
+        key = c_uint32(0)
+        result = self._library.call("bpf_map_lookup_elem", self.map_descriptor(name), byref(key), value)
+        self._check(result, f"bpf_map_lookup_elem {name}")
+        return value.raw
+
+    def write_section(self, name: str, value: bytes) -> None:
+        """Set all globals in section `name`; zeros follow a `value` that is shorter."""
+        size = self._library.call("bpf_map__value_size", self._map(name))
+        key = c_uint32(0)
+        content = ctypes.create_string_buffer(value, size)
+        result = self._library.call("bpf_map_update_elem", self.map_descriptor(name), byref(key), content, 0)
+        self._check(result, f"bpf_map_update_elem {name}")
+
+    def read_map(self, name: str) -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) of every element of hash map `name`, by many at once (BPF_MAP_LOOKUP_BATCH, Linux 5.6)."""
+        library, found = self._library, self._map(name)
+        descriptor = self.map_descriptor(name)
+        key_size, value_size = library.call("bpf_map__key_size", found), library.call("bpf_map__value_size", found)
+        room = _BATCH
+        position = ctypes.create_string_buffer(8)
+        begun = False
+        while True:
+            keys, values = ctypes.create_string_buffer(room * key_size), ctypes.create_string_buffer(room * value_size)
+            count = c_uint32(room)
+            start = position if begun else None
+            after = ctypes.create_string_buffer(8)
+            result = library.call("bpf_map_lookup_batch", descriptor, start, after, keys, values, byref(count), None)
+            if result == -errno.ENOSPC:  # one bucket has more than there is room for
+                room *= 2
+                continue
+            if result < 0 and result != -errno.ENOENT:
+                raise library.failure(result, f"bpf_map_lookup_batch {name}")
+            key_bytes, value_bytes = keys.raw, values.raw
+            for index in range(count.value):
+                yield (
+                    key_bytes[index * key_size : (index + 1) * key_size],
+                    value_bytes[index * value_size : (index + 1) * value_size],
+                )
+            if result < 0:
+                return
+            position, begun = after, True
+
+    def open_iterator(self) -> int:
+        """A descriptor that walks what the object's one program iterates over; iter/tcp in the calling thread's network
+        namespace. It is the caller's to close.
+        """  # fmt: skip
+        library = self._library
+        if not self._link:
+            program = library.call("bpf_object__next_program", self._object, None)
+            self._link = library.call("bpf_program__attach_iter", program, None)
+            if not self._link:
+                raise library.failure(ctypes.get_errno(), f"bpf_program__attach_iter {self.name}")
+        descriptor = library.call("bpf_iter_create", library.call("bpf_link__fd", self._link))
+        return self._check(descriptor, "bpf_iter_create")
+
+    def close(self) -> None:
+        """Detach and unload."""
+        if self._link:
+            self._library.call("bpf_link__destroy", self._link)
+        if self._object:
+            self._library.call("bpf_object__close", self._object)
+        self._link = self._object = 0
+
+    def __enter__(self) -> BpfObject:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_iterator(descriptor: int) -> Iterator[bytes]:
+    """What the walk writes, in pieces; closes `descriptor`. Raises SourceError.
+
+    A walk that writes nothing is interrupted by EAGAIN after a million objects, and goes on when it is read again.
+    """
+    try:
+        while True:
+            try:
+                piece = os.read(descriptor, CHUNK_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise SourceError(
+                    "BPF failed ({request}: {reason})",
+                    request="read of an iterator",
+                    reason=os.strerror(error.errno or 0),
+                ) from error
+            if not piece:
+                return
+            yield piece
+    finally:
+        os.close(descriptor)
+
+
+def drain(open_iterator: Callable[[], int]) -> bytes:
+    """All that a walk writes."""
+    return b"".join(read_iterator(open_iterator()))

@@ -1,0 +1,124 @@
+"""Owners by /proc/PID/fd (man 5 proc): the way without BPF. A descriptor of a socket shows the socket's inode number.
+
+Threads that unshared their descriptors are not looked at. Needs CAP_SYS_PTRACE for other users' processes.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from stat import S_ISSOCK
+
+from finwait.errors import SourceError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class SocketDescriptors:
+    """inodes, pids, fds: of each descriptor of a socket of any kind, in order of processes. hidden: ids of processes whose
+    descriptors could not be looked at.
+    """  # fmt: skip
+
+    __slots__ = ("fds", "hidden", "inodes", "pids")
+
+    def __init__(self) -> None:
+        self.inodes = array("Q")
+        self.pids = array("I")
+        self.fds = array("I")
+        self.hidden: list[int] = []
+
+
+def read_socket_descriptors(proc: str = "/proc") -> SocketDescriptors:
+    """Every socket descriptor that this process may see. Raises SourceError where `proc` cannot be read."""
+    found = SocketDescriptors()
+    for pid in process_ids(proc):
+        if not visit_descriptors(proc, pid, _collector(found, pid)):
+            found.hidden.append(pid)
+    return found
+
+
+def process_ids(proc: str = "/proc") -> list[int]:
+    """The processes there are. Raises SourceError."""
+    try:
+        return sorted(int(name) for name in os.listdir(proc) if name.isascii() and name.isdigit())
+    except OSError as error:
+        raise SourceError("cannot read {path}: {reason}", path=proc, reason=os.strerror(error.errno or 0)) from error
+
+
+def _collector(found: SocketDescriptors, pid: int) -> Callable[[str, os.stat_result], None]:
+    add_inode, add_pid, add_fd = found.inodes.append, found.pids.append, found.fds.append
+
+    def collect(name: str, status: os.stat_result) -> None:
+        if S_ISSOCK(status.st_mode):
+            add_inode(status.st_ino)
+            add_pid(pid)
+            add_fd(int(name))
+
+    return collect
+
+
+def visit_descriptors(proc: str, pid: int, visit: Callable[[str, os.stat_result], None]) -> bool:
+    """Call `visit` with name and status of each descriptor of process `pid`; False where that is not permitted.
+
+    A process or descriptor that goes away on the way is no error.
+    """
+    try:
+        directory = os.open(f"{proc}/{pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        return False
+    except OSError:
+        return True  # it has ended
+    try:
+        for name in os.listdir(directory):
+            try:
+                visit(name, os.stat(name, dir_fd=directory))
+            except PermissionError:
+                return False
+            except OSError:
+                continue  # closed since
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(directory)
+    return True
+
+
+def hidden_processes(proc: str = "/proc") -> list[int]:
+    """Ids of processes whose descriptors may not be looked at, found by their first descriptor."""
+    return [pid for pid in process_ids(proc) if not _may_look(f"{proc}/{pid}/fd")]
+
+
+def _may_look(path: str) -> bool:
+    try:
+        with os.scandir(path) as entries:
+            first = next(entries, None)
+        if first is not None:
+            os.stat(first.path)
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def read_protocol(proc: str, pid: int, fd: int) -> str | None:
+    """The protocol of the socket behind a descriptor, such as ``TCP`` or ``TCPv6`` (net/socket.c, sockfs_xattr_get); None where
+    it cannot be had.
+    """  # fmt: skip
+    try:
+        return os.getxattr(f"{proc}/{pid}/fd/{fd}", "system.sockprotoname").rstrip(b"\0").decode("ascii", "replace")
+    except OSError:
+        return None
+
+
+def read_comm(pid: int, proc: str = "/proc") -> str | None:
+    """The name of process `pid`; None where it has ended."""
+    try:
+        with open(f"{proc}/{pid}/comm", "rb") as file:
+            return file.read().removesuffix(b"\n").decode("utf-8", "surrogateescape")
+    except OSError:
+        return None
