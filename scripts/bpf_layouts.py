@@ -136,9 +136,16 @@ def read_structs(types: btf.Btf) -> Structs:
 
 
 def read_enums(types: btf.Btf) -> dict[str, int]:
-    """The value of every enumerator FINWAIT_*."""
+    """The value of every enumerator FINWAIT_*. Raises LayoutError for one that clang 14 cuts or writes without its sign."""
     found = (*types.named(btf.KIND_ENUM), *types.named(btf.KIND_ENUM64))
-    return {name: value for enum in found for name, value in enum.enumerators if name.startswith("FINWAIT_")}
+    enums = {}
+    for enum in found:
+        for name, value in enum.enumerators:
+            if name.startswith("FINWAIT_"):
+                if enum.size_or_type > 4 or not 0 <= value < 1 << 31:
+                    raise LayoutError(f"{name} does not fit into 31 bits")
+                enums[name] = value
+    return enums
 
 
 def read_globals(data: bytes) -> Globals:

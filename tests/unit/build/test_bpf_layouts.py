@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import bpf_build
-from scripts import bpf_layouts, compare_compilers
+from scripts import bpf_layouts, btf, compare_compilers
 from scripts.bpf_layouts import LayoutError
 
 HEADER = """
@@ -21,10 +21,6 @@ RECORDS = """
 enum finwait_colour {
 	FINWAIT_RED = 1, // FINWAIT_PINK
 	FINWAIT_BLUE = 7,
-};
-enum finwait_far {
-	FINWAIT_FAR = 0x123456789abcULL,
-	FINWAIT_BELOW = -3,
 };
 struct finwait_inner {
 	const u16 port;
@@ -104,7 +100,7 @@ def test_the_module_has_the_digest_the_records_and_the_enumerators_but_not_what_
     exec(text, module)
     assert module["SOURCES_DIGEST"] == bpf_build.read_digest(tmp_path)
     assert module["STRUCTS"] == structs(objects)
-    assert module["ENUMS"] == {"FINWAIT_RED": 1, "FINWAIT_BLUE": 7, "FINWAIT_FAR": 0x123456789ABC, "FINWAIT_BELOW": -3}
+    assert module["ENUMS"] == {"FINWAIT_RED": 1, "FINWAIT_BLUE": 7}
     assert module["GLOBALS"]["program"].keys() == {"seen", "wanted", "many"}
     assert module["GLOBALS"].keys() == {"program"}
 
@@ -153,6 +149,27 @@ def test_a_record_that_is_another_in_another_object_is_refused(tmp_path):
     other = compiled(tmp_path, RECORDS.replace("int below", "unsigned below"))
     with pytest.raises(LayoutError, match="struct finwait_inner is not the same in all objects"):
         bpf_layouts.render(tmp_path, {"program": objects["program"], bpf_layouts.ANCHORS: other[bpf_layouts.ANCHORS]})
+
+
+@pytest.mark.parametrize("value", ["0x123456789abcULL", "-3"])
+def test_an_enumerator_that_compilers_write_differently_is_refused(tmp_path, value):
+    objects = compiled(tmp_path, RECORDS + f"enum finwait_far {{\n\tFINWAIT_FAR = {value},\n}};\n")
+    with pytest.raises(LayoutError, match="FINWAIT_FAR does not fit into 31 bits"):
+        bpf_layouts.render(tmp_path, objects)
+
+
+def test_values_of_enums_have_their_sign_and_up_to_64_bits(tmp_path):
+    records = (
+        RECORDS
+        + "enum finwait_far {\n\tFAR = 0x123456789abcULL,\n\tBELOW = -3,\n};\nenum finwait_low {\n\tLOW = -5,\n};\n"
+    )
+    compiled(tmp_path, records)
+    anchors = bpf_layouts.compile_anchors(tmp_path, bpf_build.find_ziglang())  # clang 14 cuts them
+    types = bpf_layouts.parse_types(anchors[bpf_layouts.ANCHORS])
+    found = dict(
+        pair for kind in (btf.KIND_ENUM, btf.KIND_ENUM64) for enum in types.named(kind) for pair in enum.enumerators
+    )
+    assert {name: found[name] for name in ("FAR", "BELOW", "LOW")} == {"FAR": 0x123456789ABC, "BELOW": -3, "LOW": -5}
 
 
 def test_programs_and_maps_are_compared_by_what_libbpf_sees(tmp_path):
