@@ -32,7 +32,6 @@ static const char finwait_license[] SEC("license") = "Dual MIT/GPL";
 /* -- kernel types: include/net/sock.h, include/net/inet_timewait_sock.h, include/linux/{tcp,sched,fs,cgroup}.h */
 
 struct net;
-struct file;
 
 struct in6_addr {
 	__u32 words[4];
@@ -76,8 +75,17 @@ struct sock_cgroup_data {
 	struct cgroup *cgroup;
 } KERNEL_TYPE;
 
+struct super_block {
+	unsigned long s_magic;
+} KERNEL_TYPE;
+
 struct inode {
-	unsigned long long i_ino;
+	struct super_block *i_sb;
+	unsigned long i_ino;
+} KERNEL_TYPE;
+
+struct file {
+	struct inode *f_inode;
 } KERNEL_TYPE;
 
 struct sock;
@@ -193,6 +201,10 @@ enum { /* include/net/tcp_states.h */
 	TCP_NEW_SYN_RECV = 12,
 };
 
+enum {
+	NSFS_MAGIC = 0x6e736673, /* include/uapi/linux/magic.h */
+};
+
 enum { /* include/uapi/linux/bpf.h */
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_SK_STORAGE = 24,
@@ -242,6 +254,7 @@ struct finwait_connection {
 	__u8 family;
 	__u8 is_mini; /* request and timewait sockets */
 	__u8 shutdown;
+	__u32 zero;
 };
 STATIC_ASSERT_SIZE(struct finwait_connection, 80);
 
@@ -292,6 +305,14 @@ struct finwait_group {
 };
 STATIC_ASSERT_SIZE(struct finwait_group, 32);
 
+/* A descriptor of a namespace's file. */
+struct finwait_ns_file {
+	__u32 tgid;
+	__u32 fd;
+	__u32 inode;
+};
+STATIC_ASSERT_SIZE(struct finwait_ns_file, 12);
+
 enum finwait_reason {
 	FINWAIT_SHARED = 1, /* several processes hold it */
 	FINWAIT_NO_MARK = 2, /* it came after the first walk, or its file stands in no table of descriptors */
@@ -340,7 +361,7 @@ static inline __u64 cgroup_id_of(struct sock *sk)
 static inline __u32 inode_of(struct sock *sk)
 {
 	struct socket_alloc *alloc = (struct socket_alloc *)sk->sk_socket; /* its first member */
-	__u64 number = 0;
+	unsigned long number = 0;
 
 	if (!alloc)
 		return 0;

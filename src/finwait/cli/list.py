@@ -137,7 +137,12 @@ def _columns(options: Namespace, wanted: Filter | None) -> tuple[str, ...]:
         base = _usual_columns(options, wanted)
     if (options.all_netns or len(options.netns) > 1) and text is None:
         base = (*base, "netns")
-    extra = (*(OWNER_COLUMNS if options.processes else ()), *(TIMER_COLUMNS if options.timers else ()), *(INFO_COLUMNS if options.info else ()),
+    owners: tuple[str, ...] = OWNER_COLUMNS
+    if options.form:  # programs read why there is no owner from a column of its own
+        owners = (*OWNER_COLUMNS, "owner_kind", "matched_by")
+    elif options.style == "ss":
+        owners = ("process",)
+    extra = (*(owners if options.processes else ()), *(TIMER_COLUMNS if options.timers else ()), *(INFO_COLUMNS if options.info else ()),
              *(MEMORY_COLUMNS if options.memory else ()))  # fmt: skip
     return tuple(dict.fromkeys((*base, *extra, *chosen)))
 
@@ -190,7 +195,11 @@ def _list(options: Namespace, wanted: Filter | None, columns: tuple[str, ...], r
     asked = question(
         request_of(options), wanted, source=options.source, read=options.read, recorder=recorder, ghosts=options.ghosts
     )
-    hidden = ("accept_queue_length", "accept_queue_limit", "v6only") if options.style == "ss" else ()
+    hidden = (
+        ("accept_queue_length", "accept_queue_limit", "v6only", *(("pid", "fd") if options.processes else ()))
+        if options.style == "ss"
+        else ()
+    )
     stream = open_stream(asked, (*columns, *hidden, *(name for name, _ in order)))
     batches: Iterator[Batch] = iter(stream)
     if order:
@@ -227,9 +236,13 @@ def _write_text(options: Namespace, batches: Iterator[Batch], columns: tuple[str
     titles = None
     spelling = "rfc"
     if options.style == "ss":
-        title_by_column = dict(zip(SS_COLUMNS, SS_TITLES, strict=True))
+        title_by_column = dict(zip((*SS_COLUMNS, "process"), (*SS_TITLES, "Process"), strict=True))
         titles = [title_by_column.get(name, name) for name in columns]
         spelling = "ss"
+        if options.processes:
+            from finwait.render.ss_users import fold_owners
+
+            batches = fold_owners(batches)
     encoding = sys.stdout.encoding or "ascii"
     renderer = RowRenderer(columns, spelling=spelling, titles=titles, encoding=encoding)
     style = style_of(sys.stdout, options.color, os.environ)

@@ -10,6 +10,7 @@ from finwait.errors import FinwaitError, NotPermitted, NotSupported, Phrase
 from finwait.sources.host_probes import effective_capabilities
 from finwait.table.capability import cannot_tell, no, yes
 from finwait.text.messages import mark
+from finwait.wire.bpf_layouts import GLOBALS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,9 +20,8 @@ if TYPE_CHECKING:
     from finwait.table.capability import Answer, Capability
     from finwait.table.request import Roots
 
-# The objects of bpf/, and the least Linux that can load them: iter/tcp came with 5.9, bpf_get_socket_cookie() in such programs
-# with 5.12.
-OBJECTS = ("count_tcp", "list_tcp", "task_files", "mark_owners", "count_owners")
+OBJECTS = tuple(GLOBALS)
+# The least Linux that loads a program: iter/tcp came with 5.9, bpf_get_socket_cookie() in such programs with 5.12.
 LINUX_5_9 = mark("Linux 5.9 or later")
 LINUX_5_12 = mark("Linux 5.12 or later")
 PRECONDITIONS = ("libbpf", "bpf_objects", "kernel_types", "bpf_permitted")

@@ -103,11 +103,19 @@ class Libbpf:
         number = abs(number)
         reason = os.strerror(number)
         said = next((line for line in reversed(self.messages) if line.startswith("libbpf: ")), "")
-        if number in {errno.EPERM, errno.EACCES}:
+        if number == errno.EPERM:  # the verifier refuses by EACCES
             return NotPermitted("BPF is not permitted here ({request}: {reason})", request=request, reason=reason)
         if said:
             reason = f"{reason}; {said}"
-        if number in {errno.EINVAL, errno.ESRCH, errno.ENOENT, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}:
+        if number in {
+            errno.EACCES,
+            errno.EINVAL,
+            errno.ESRCH,
+            errno.ENOENT,
+            errno.EOPNOTSUPP,
+            errno.ENOTSUP,
+            errno.ENOSYS,
+        }:
             return NotSupported(
                 "this kernel refuses the BPF program ({request}: {reason})", request=request, reason=reason
             )
@@ -139,7 +147,8 @@ def read_object(name: str, directory: str | None = None) -> bytes:
         ) from error
     if _SOURCES_MARK + SOURCES_DIGEST.encode() + b"\0" not in data:
         raise NotSupported(
-            "the BPF object {path} was not made for this version of finwait; install it again", path=path
+            "the BPF object {path} was not made for this version of finwait; install it again (in a checkout: make bpf)",
+            path=path,
         )
     return data
 

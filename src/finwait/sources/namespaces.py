@@ -7,7 +7,9 @@ socket and ends; the caller's own namespace never changes and no descriptor of a
 from __future__ import annotations
 
 import os
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, SOL_SOCKET, socket
 from stat import S_ISREG
+from sys import byteorder
 
 from finwait.errors import FinwaitError, NotPermitted, SourceError, UsageError
 from finwait.table.snapshot import Netns, Notice
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     Opened = TypeVar("Opened")
 
 NAMED_DIR = "/run/netns"  # where ip-netns(8) keeps names
+PID_PREFIX = "pid:"  # of the name of a namespace that only has processes; -N takes it too
+SO_NETNS_COOKIE = 71
 CLONE_NEWNET = 0x40000000
 NO_NETNS = mark("'{word}' is no network namespace")
 
@@ -57,8 +61,9 @@ def place_of(word: str, roots: Roots) -> Place:
     """
     if not word or "\0" in word:
         raise UsageError("a network namespace is a name, a process id or a path, not '{word}'", word=word)
-    if word.isascii() and word.isdigit():
-        return _place_at(f"{roots.proc}/{word.lstrip('0') or '0'}/ns/net", word)
+    pid = word.removeprefix(PID_PREFIX)
+    if pid.isascii() and pid.isdigit():
+        return _place_at(f"{roots.proc}/{pid.lstrip('0') or '0'}/ns/net", word)
     if "/" in word:
         return _place_at(word, word)
     return _place_at(os.path.join(NAMED_DIR, word), word)
@@ -96,7 +101,11 @@ def _names() -> list[str]:
 
 
 def find_places(roots: Roots) -> tuple[list[Place], list[Notice]]:
-    """Every network namespace that has a name or a process, each once, the own one first; and what was not permitted."""
+    """Every network namespace that has a name, a process, a mounted file or an open descriptor, each once, the own one first;
+    and what was not permitted.
+    """  # fmt: skip
+    from finwait.sources.namespace_files import held_namespaces, mounted_namespaces
+
     own = own_place()
     place_by_inode = {own.inode: own}
     for name in _names():
@@ -105,8 +114,24 @@ def find_places(roots: Roots) -> tuple[list[Place], list[Notice]]:
         if inode is not None:
             known = place_by_inode.setdefault(inode, Place(path, inode, name))
             known.name = known.name or name
+    hidden = _add_places_of_processes(place_by_inode, roots)
+    for inode, path in (*mounted_namespaces(), *held_namespaces(roots.proc)):
+        place_by_inode.setdefault(inode, Place(path, inode, path))
+    notices = []
+    if hidden:
+        arguments = {"count": len(hidden), "pid": hidden[0]}
+        notices.append(
+            Notice("netns_not_permitted", HIDDEN, missing="netns", remedy=HIDDEN_REMEDY, arguments=arguments)
+        )
+    return list(place_by_inode.values()), notices
+
+
+def _add_places_of_processes(place_by_inode: dict[int | None, Place], roots: Roots) -> list[str]:
+    """Add the namespaces of processes, called by the first one's container, else by that process; returns the ids of those that
+    may not be looked at.
+    """  # fmt: skip
     hidden: list[str] = []
-    for pid in filter(str.isdigit, _listdir(roots.proc)):
+    for pid in sorted(filter(str.isdigit, _listdir(roots.proc)), key=int):
         path = f"{roots.proc}/{pid}/ns/net"
         try:
             inode = os.stat(path).st_ino
@@ -115,14 +140,18 @@ def find_places(roots: Roots) -> tuple[list[Place], list[Notice]]:
             continue
         except OSError:
             continue  # the process has ended
-        place_by_inode.setdefault(inode, Place(path, inode, None))
-    notices = []
-    if hidden:
-        arguments = {"count": len(hidden), "pid": hidden[0]}
-        notices.append(
-            Notice("netns_not_permitted", HIDDEN, missing="netns", remedy=HIDDEN_REMEDY, arguments=arguments)
-        )
-    return list(place_by_inode.values()), notices
+        if inode not in place_by_inode:
+            place_by_inode[inode] = Place(path, inode, _name_by_process(pid, roots))
+    return hidden
+
+
+def _name_by_process(pid: str, roots: Roots) -> str:
+    from finwait.sources.cgroups import read_process_cgroup
+    from finwait.table.owners import short_container
+    from finwait.wire.cgroup_path import parse_cgroup_path
+
+    container = parse_cgroup_path(read_process_cgroup(int(pid), roots.proc) or "").container
+    return f"{PID_PREFIX}{pid}" if container is None else short_container(container)
 
 
 HIDDEN = mark("processes whose network namespace could not be looked at: {count}, the first is process {pid}")
@@ -209,9 +238,12 @@ def visit_places(
     """
     places, hidden = places_of(request)
     notices.extend(hidden)
+    visited: set[int] = set()
     for place in places:
         try:
-            opened = open_inside(place, opener)
+            cookie, opened = open_inside(place, lambda: (_cookie_if_new(visited), opener()))
+        except _Visited:
+            continue
         except FinwaitError as error:
             if not request.all_netns or place.path is None:
                 raise
@@ -219,7 +251,29 @@ def visit_places(
                 continue  # its last process has ended since
             notices.append(Notice("netns_not_read", error.message_id, missing="netns", arguments=error.arguments))
             continue
+        if cookie:
+            visited.add(cookie)
         yield place, opened
+
+
+class _Visited(Exception):  # noqa: N818 - no error: the way out of a namespace
+    """The namespace was entered by another path already."""
+
+
+def _cookie_if_new(visited: set[int]) -> int:
+    """The cookie of the calling thread's namespace, 0 before Linux 5.14. Raises _Visited for one of `visited`: inode numbers
+    are used again while one looks, cookies are not.
+    """  # fmt: skip
+    probe = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC)
+    try:
+        cookie = int.from_bytes(probe.getsockopt(SOL_SOCKET, SO_NETNS_COOKIE, 8), byteorder)
+    except OSError:
+        return 0
+    finally:
+        probe.close()
+    if cookie in visited:
+        raise _Visited
+    return cookie
 
 
 def label(netns: Netns) -> str:

@@ -7,7 +7,9 @@ import numpy as np
 from finwait.sources.diag_columns import mapped_rows
 from finwait.table.batch import ADDRESS_BYTES, Batch, ColumnData, storage_dtype
 from finwait.table.columns import ADDRESS, COLUMN_BY_NAME, TEXT
+from finwait.table.owners import BY_RECORDING, HALF_OPEN, PROCESS, TIME_WAIT, short_container
 from finwait.tcp.state import TcpState
+from finwait.wire.cgroup_path import parse_cgroup_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +28,10 @@ _ATTRIBUTE_BY_COLUMN = {
 }  # fmt: skip
 
 
+_OWNER_PART = {"process": 0, "pid": 1, "fd": 2}
+_OWNER_PARTS = frozenset({*_OWNER_PART, "matched_by"})
+
+
 def _value_of(name: str) -> Callable[[SocketRecord], Value]:
     """What reads column `name` from a record."""
     listen = TcpState.LISTEN
@@ -35,13 +41,33 @@ def _value_of(name: str) -> Callable[[SocketRecord], Value]:
     if name in {"accept_queue_length", "accept_queue_limit"}:
         queue = "rqueue" if name == "accept_queue_length" else "wqueue"
         return lambda record: getattr(record, queue) if record.state == listen else None
-    if name in {"process", "pid", "fd"}:
-        part = ("process", "pid", "fd").index(name)
-        return lambda record: record.owners[0][part] if record.owners else None
+    if name in {"container", "unit"}:
+        return lambda record: _identity_of(record.cgroup)[name == "unit"]
+    if name == "owner_kind":
+        return _kind_of
+    if name == "matched_by":
+        return lambda record: BY_RECORDING if record.owners else None
     if name in _ATTRIBUTE_BY_COLUMN:
         attribute = _ATTRIBUTE_BY_COLUMN[name]
         return lambda record: getattr(record, attribute)
     return lambda record: record.info.get(name) if record.info else None
+
+
+def _kind_of(record: SocketRecord) -> str | None:
+    """What a text tells of a socket's owner: itself, or by the state why there is none."""
+    if record.owners:
+        return PROCESS
+    if record.state == TcpState.TIME_WAIT:
+        return TIME_WAIT
+    return HALF_OPEN if record.state == TcpState.SYN_RECV and not record.inode else None
+
+
+def _identity_of(cgroup: str | None) -> tuple[str | None, str | None]:
+    """(container, unit) of the cgroup that a text shows."""
+    if cgroup is None:
+        return None, None
+    found = parse_cgroup_path(cgroup)
+    return None if found.container is None else short_container(found.container), found.unit
 
 
 def batches_of_records(records: Iterable[SocketRecord], wanted: Sequence[str]) -> Iterator[Batch]:
@@ -57,17 +83,31 @@ def batches_of_records(records: Iterable[SocketRecord], wanted: Sequence[str]) -
 
 
 def _batch_of(records: Sequence[SocketRecord], wanted: Sequence[str]) -> Batch:
+    """A row for each record, and where owners are wanted for each of its owners."""
+    owners: list[tuple[str | None, int | None, int | None]] = []
+    again = []
+    rows = records
+    if _OWNER_PARTS.intersection(wanted):
+        rows = []
+        for record in records:
+            held = record.owners or ((None, None, None),)
+            rows.extend([record] * len(held))
+            owners.extend(held)
+            again.extend([False, *[True] * (len(held) - 1)])
     columns = {}
     for name in wanted:
         if name == "ip_version":
             continue
-        read = _value_of(name)
-        values = [read(record) for record in records]
+        if name in _OWNER_PART:
+            values: list[Value] = [owner[_OWNER_PART[name]] for owner in owners]
+        else:
+            read = _value_of(name)
+            values = [read(record) for record in rows]
         if any(value is not None for value in values):
             columns[name] = _column_data(name, values)
     if "ip_version" in wanted:
-        columns["ip_version"] = _ip_version(records)
-    return Batch(len(records), columns)
+        columns["ip_version"] = _ip_version(rows)
+    return Batch(len(rows), columns, np.asarray(again, dtype=np.bool_) if any(again) else None)
 
 
 def _column_data(name: str, values: Sequence[Value]) -> ColumnData:

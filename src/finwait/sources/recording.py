@@ -30,11 +30,10 @@ from finwait.wire.text_kind import TextSurvey, detect_text_kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterator, Mapping, Sequence
     from typing import BinaryIO, Protocol
 
     from finwait.table.request import Request
-    from finwait.wire.records import SocketRecord
 
     class Closable(Protocol):
         """Whatever has to be closed."""
@@ -59,7 +58,6 @@ ADDRESSES_CUT = mark(
     "{count} addresses may have been cut short by netstat and are not known; netstat -W shows them whole"
 )
 NO_SUCH_STATE = mark("the socket at offset {offset} is in state {state}, which TCP does not have")
-SEVERAL_OWNERS = mark("{count} sockets have several owners; the first one alone is shown and compared")
 NOT_A_RECORDING = mark(
     "{path} is no recording that finwait reads: raw dumps of ss -D, X.finwait, text of ss, netstat or /proc/net/tcp"
 )
@@ -270,7 +268,6 @@ class TextReader(_RecordingReader):
         self.kind = kind.removesuffix("6")
         self.unread = 0
         self.first_unread = (0, "")
-        self.shared = 0  # sockets with several owners
 
     def batches(
         self, request: Request, wanted: Sequence[str], notices: list[Notice], sink: object = None
@@ -281,19 +278,9 @@ class TextReader(_RecordingReader):
         parse = {"ss": parse_ss, "netstat": parse_netstat, "proc_net_tcp": parse_pasted_proc}[self.kind]
         survey = TextSurvey(self.kind)
         with TextIOWrapper(self.file, encoding="utf-8", errors="surrogateescape", newline="") as lines:
-            yield from batches_of_records(self._with_owners(parse(lines, self._on_unread, survey)), wanted)
-        if self.shared and not {"process", "pid", "fd"}.isdisjoint(wanted):
-            arguments = {"count": self.shared}
-            notices.append(Notice("several_owners", SEVERAL_OWNERS, missing="process,pid,fd", arguments=arguments))
+            yield from batches_of_records(parse(lines, self._on_unread, survey), wanted)
         notices += self._unread_notices(survey)
         notices += _notices_of_survey(survey, wanted)
-
-    def _with_owners(self, records: Iterable[SocketRecord]) -> Iterator[SocketRecord]:
-        """`records`, counting those of whose owners only the first has a place in the columns."""
-        for record in records:
-            if record.owners is not None and len(record.owners) > 1:
-                self.shared += 1
-            yield record
 
     def _unread_notices(self, survey: TextSurvey) -> Iterator[Notice]:
         if self.unread and self.unread == survey.without_state:

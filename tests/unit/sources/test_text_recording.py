@@ -214,16 +214,28 @@ def test_rows_without_a_state_among_other_lines_are_lines_not_read() -> None:
     assert notices["lines_not_read"].arguments["count"] == 3
 
 
-def test_a_socket_with_several_owners_is_told_where_owners_are_asked_for(tmp_path: Path) -> None:
+def test_a_socket_with_several_owners_has_a_row_for_each_and_counts_once(tmp_path: Path) -> None:
     path = tmp_path / "ss.txt"
     path.write_text(
         "State  Recv-Q Send-Q Local Address:Port Peer Address:PortProcess\n"
         'LISTEN 0      511          0.0.0.0:80        0.0.0.0:*    users:(("nginx",pid=8,fd=6),("nginx",pid=9,fd=6))\n'
+        "TIME-WAIT 0   0            10.0.0.1:80       10.0.0.2:9\n"
     )
-
-    def codes(columns: str) -> list[str]:
-        table = finwait.connections(columns=columns, read=str(path))
-        return [notice.code for notice in table.warnings if notice.code == "several_owners"]
-
-    assert codes("local,pid") == ["several_owners"]
-    assert codes("local") == []
+    table = finwait.connections(columns="local,process,pid,fd,owner_kind,matched_by", read=str(path))
+    owners = [(row.process, row.pid, row.fd, row.owner_kind, row.matched_by) for row in table]
+    assert owners == [
+        ("nginx", 8, 6, "process", "recording"),
+        ("nginx", 9, 6, "process", "recording"),
+        (None, None, None, "time_wait", None),
+    ]
+    assert len(finwait.connections(columns="local", read=str(path))) == 2
+    assert len(finwait.connections("pid = 9", columns="local", read=str(path))) == 1
+    by_pid = finwait.count(by="pid", read=str(path))
+    assert [(group.key[0], group.count) for group in by_pid.groups] == [(None, 1), (8, 1), (9, 1)]
+    assert (by_pid.total, by_pid.shared) == (2, 1)
+    by_name = finwait.count(by="process", read=str(path))
+    assert [(group.key[0], group.count, group.owner_kind) for group in by_name.groups] == [
+        (None, 1, "time_wait"),
+        ("nginx", 1, "process"),
+    ]
+    assert (by_name.total, by_name.shared) == (2, 0)
