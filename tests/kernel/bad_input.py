@@ -58,3 +58,14 @@ def python(code: str, *arguments: str) -> tuple[str, ...]:
 def left_in(directory: str | os.PathLike[str]) -> list[str]:
     """What stands in `directory`."""
     return sorted(os.listdir(directory))
+
+
+def open_descriptors() -> list[str]:
+    """What this process's descriptors are of."""
+    targets = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            targets.append(os.readlink(f"/proc/self/fd/{fd}"))
+        except FileNotFoundError:
+            continue  # the descriptor that listed them
+    return sorted(targets)
