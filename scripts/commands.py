@@ -27,6 +27,11 @@ def build_parser(command: str) -> CommandParser:
     return parser
 
 
+def takes_filter(parser: CommandParser) -> bool:
+    """Whether words that are no options are a filter; otherwise there are none."""
+    return any(action.dest == "filter" and not action.option_strings for action in parser._actions)
+
+
 def option_groups(parser: CommandParser) -> Iterator[tuple[str, list[Action]]]:
     """The titled groups of options of `parser`, none empty, without the filter."""
     for group in parser._action_groups:
@@ -35,4 +40,4 @@ def option_groups(parser: CommandParser) -> Iterator[tuple[str, list[Action]]]:
             yield group.title or "", actions
 
 
-__all__ = ["COMMANDS", "HELP_COLUMNS", "SUMMARIES", "build_parser", "option_groups"]
+__all__ = ["COMMANDS", "HELP_COLUMNS", "SUMMARIES", "build_parser", "option_groups", "takes_filter"]

@@ -12,7 +12,7 @@ from finwait.query.words import AND_WORDS, NOT_WORDS, OR_WORDS, STATE_WORDS, TES
 from finwait.table.columns import COLUMNS, TIMER_NAMES
 from finwait.tcp.state import state_words
 from finwait.text.messages import LANGUAGES
-from scripts.commands import COMMANDS, SUMMARIES, build_parser, option_groups
+from scripts.commands import COMMANDS, SUMMARIES, build_parser, option_groups, takes_filter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ def _render_bash() -> str:
     return _BASH.format(
         note=NOTE,
         commands=" ".join([*COMMANDS, "help"]),
+        others="|".join(name for name in COMMANDS if name != "count"),
+        without_filter="|".join(name for name in COMMANDS if not takes_filter(build_parser(name))),
         options="\n".join(
             f"    {name}) options={_quote(' '.join(option for a in _actions(name) for option in a.option_strings))} ;;"
             for name in COMMANDS
@@ -136,7 +138,7 @@ _finwait() {{
     previous=${{COMP_WORDS[COMP_CWORD-2]}}
   fi
   case ${{COMP_WORDS[1]}} in
-    list) (( COMP_CWORD > 1 )) && command=list ;;
+    {others}) (( COMP_CWORD > 1 )) && command=${{COMP_WORDS[1]}} ;;
   esac
   case $command in
 {options}
@@ -150,6 +152,8 @@ _finwait() {{
     *)
       if [[ $current == -* ]]; then
         _finwait_reply "$(compgen -W "$options" -- "$current")"
+      elif [[ $command == @({without_filter}) ]]; then
+        COMPREPLY=()
       elif (( COMP_CWORD == 1 )); then
         _finwait_reply "$(compgen -W '{commands} {words}' -- "$current")"
       else
@@ -184,7 +188,8 @@ def _zsh_text(text: str) -> str:
 
 def _zsh_function(command: str) -> str:
     specs = [_zsh_spec(action) for action in _actions(command)]
-    body = " \\\n".join(f"    {spec}" for spec in [*specs, "'*:filter:_finwait_filter'"])
+    specs += ["'*:filter:_finwait_filter'"] if takes_filter(build_parser(command)) else []
+    body = " \\\n".join(f"    {spec}" for spec in specs)
     return f"_finwait_{command}() {{\n  _arguments -s \\\n{body}\n}}"
 
 

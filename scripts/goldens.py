@@ -1,4 +1,6 @@
-"""The golden files of tests/contract: what finwait prints from a recording, one file a format with its real extension."""
+"""The golden files of tests/contract: what finwait prints from a recording, or on a made-up machine, one file a format with its
+real extension.
+"""  # fmt: skip
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from pathlib import Path
 DIRECTORY = Path("tests/contract/golden")
 TICKET = "docs/examples/ticket-ss.txt"
 ARTICLE = "docs/examples/ticket-netstat.txt"
-# file: (recording, arguments); what goes to standard error stands behind a line of its own in the .txt files
+MACHINE = "tests/contract/fixed_machine.py"
+# file: (recording or program, arguments); what goes to standard error stands behind a line of its own in the .txt files
 COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "count.txt": (TICKET, ("count",)),
     "count.zh_CN.txt": (TICKET, ("count", "--lang", "zh")),
@@ -30,6 +33,12 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "list.json": (TICKET, ("list", "--json", "-o", "state", "close-wait")),
     "list.ndjson": (TICKET, ("list", "--ndjson", "-o", "state", "close-wait")),
     "list.csv": (TICKET, ("list", "--csv", "-o")),
+    "capabilities.txt": (MACHINE, ("capabilities",)),
+    "capabilities.zh_CN.txt": (MACHINE, ("capabilities", "--lang", "zh")),
+    "capabilities.color.txt": (MACHINE, ("capabilities", "-H", "--color", "always")),
+    "capabilities.json": (MACHINE, ("capabilities", "--json")),
+    "capabilities.ndjson": (MACHINE, ("capabilities", "--ndjson", "--lang", "zh")),
+    "capabilities.csv": (MACHINE, ("capabilities", "--csv")),
 }
 SEPARATOR = "-- standard error --\n"
 _ENCODING_BY_FILE = {"count.ascii.txt": "ascii"}
@@ -43,7 +52,10 @@ def render(root: Path, name: str) -> str:
         "LC_ALL": "C.UTF-8",
         "PYTHONIOENCODING": _ENCODING_BY_FILE.get(name, "utf-8"),
     }
-    command = (sys.executable, "-m", "finwait", *arguments, "--read", recording)
+    if recording == MACHINE:
+        command = (sys.executable, MACHINE, *arguments)
+    else:
+        command = (sys.executable, "-m", "finwait", *arguments, "--read", recording)
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, check=True)
     errors = done.stderr.decode()
     if name.endswith(".txt") and errors:

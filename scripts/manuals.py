@@ -10,7 +10,7 @@ from pathlib import Path
 
 from finwait.cli.overview import EXAMPLES
 from finwait.version import __version__
-from scripts.commands import COMMANDS, SUMMARIES, build_parser, option_groups
+from scripts.commands import COMMANDS, SUMMARIES, build_parser, option_groups, takes_filter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -176,19 +176,21 @@ def _see_also(*others: str) -> str:
 
 
 def _synopsis(command: str) -> list[str]:
-    lines = [f"\\fBfinwait {command}\\fR [\\fIOPTIONS\\fR] [\\fIFILTER\\fR]"]
+    words = " [\\fIFILTER\\fR]" if takes_filter(build_parser(command)) else ""
+    lines = [f"\\fBfinwait {command}\\fR [\\fIOPTIONS\\fR]{words}"]
     return [*lines, ".br", "\\fBfinwait\\fR [\\fIOPTIONS\\fR] [\\fIFILTER\\fR]"] if command == "count" else lines
 
 
 def _command_page(command: str, prose: dict[tuple[str, str], list[str]]) -> str:
     others = [name for name in COMMANDS if name != command]
+    filters = _section("FILTER", *_paragraphs(prose["In short", ""])) if takes_filter(build_parser(command)) else []
     return _page([
         *_head(f"finwait-{command}"),
         *_section("NAME", f"finwait\\-{command} \\- {_escape(SUMMARIES[command])}"),
         *_section("SYNOPSIS", *_synopsis(command)),
         *_section("DESCRIPTION", *_paragraphs(prose[command, ""])),
         *_section("OPTIONS", *_options(command)),
-        *_section("FILTER", *_paragraphs(prose["In short", ""])),
+        *filters,
         *_section("EXIT STATUS", *_exit_status(prose["Exit codes", ""])),
         *_section("OVERHEAD", *_paragraphs(prose[command, "Overhead"])),
         *_section("CAVEATS", *_paragraphs(prose[command, "Caveats"])),

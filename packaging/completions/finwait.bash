@@ -13,7 +13,7 @@ _finwait_list() {
   [[ $tail == *,* ]] && head=${tail%,*}, && tail=${tail##*,}
   [[ $tail == [-+]* ]] && head+=${tail:0:1} && tail=${tail:1}
   compopt -o nospace 2>/dev/null
-  _finwait_reply "$(compgen -P "$head" -W 'state family ip_version local peer local_address local_port peer_address peer_port interface recv_q send_q accept_queue_length accept_queue_limit timer expires_ms retransmits uid inode cookie mark cgroup_id cgroup shutdown v6only process pid fd netns netns_cookie congestion rtt_us rttvar_us min_rtt_us rcv_rtt_us rto_us ato_us backoff mss rcvmss advmss pmtu snd_cwnd ssthresh snd_wnd rcv_space rcv_ssthresh unacked sacked lost retrans total_retrans reordering rcv_ooopack last_data_sent_ms last_data_recv_ms last_ack_recv_ms bytes_sent bytes_retrans bytes_acked bytes_received segs_out segs_in data_segs_out data_segs_in delivered notsent_bytes pacing_rate delivery_rate busy_time_us rwnd_limited_us sndbuf_limited_us snd_wscale rcv_wscale rmem_alloc rcvbuf wmem_alloc sndbuf fwd_alloc wmem_queued optmem backlog drops' -- "$tail")"
+  _finwait_reply "$(compgen -P "$head" -W 'state family ip_version local peer local_address local_port peer_address peer_port interface recv_q send_q accept_queue_length accept_queue_limit timer expires_ms retransmits uid inode cookie mark cgroup_id cgroup shutdown v6only process pid fd owner_kind matched_by user container unit netns netns_cookie congestion rtt_us rttvar_us min_rtt_us rcv_rtt_us rto_us ato_us backoff mss rcvmss advmss pmtu snd_cwnd ssthresh snd_wnd rcv_space rcv_ssthresh unacked sacked lost retrans total_retrans reordering rcv_ooopack last_data_sent_ms last_data_recv_ms last_ack_recv_ms bytes_sent bytes_retrans bytes_acked bytes_received segs_out segs_in data_segs_out data_segs_in delivered notsent_bytes pacing_rate delivery_rate busy_time_us rwnd_limited_us sndbuf_limited_us snd_wscale rcv_wscale rmem_alloc rcvbuf wmem_alloc sndbuf fwd_alloc wmem_queued optmem backlog drops' -- "$tail")"
 }
 
 _finwait() {
@@ -26,11 +26,12 @@ _finwait() {
     previous=${COMP_WORDS[COMP_CWORD-2]}
   fi
   case ${COMP_WORDS[1]} in
-    list) (( COMP_CWORD > 1 )) && command=list ;;
+    list|capabilities) (( COMP_CWORD > 1 )) && command=${COMP_WORDS[1]} ;;
   esac
   case $command in
     count) options='-h --help -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --read --record --proc --sys --cgroup --by --top --sort --json --ndjson --csv --style -H --no-header --color --lang' ;;
-    list) options='-h --help -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --read --record --proc --sys --cgroup --columns -o --options -i --info -m --memory -p --processes -l --listening -a --all -n --numeric -t --tcp --sort --limit --json --ndjson --csv --style -H --no-header --color --lang' ;;
+    list) options='-h --help -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --read --record --proc --sys --cgroup --columns -o --options -i --info -m --memory -p --processes --ghosts -l --listening -a --all -n --numeric -t --tcp --sort --limit --json --ndjson --csv --style -H --no-header --color --lang' ;;
+    capabilities) options='-h --help --json --ndjson --csv -H --no-header --color --lang' ;;
   esac
   # `--by state` asks for no state
   [[ $COMP_CWORD -gt 1 && ${COMP_WORDS[COMP_CWORD-2]} == --@(by|sort|columns) ]] && previous=
@@ -50,10 +51,12 @@ _finwait() {
     *)
       if [[ $current == -* ]]; then
         _finwait_reply "$(compgen -W "$options" -- "$current")"
+      elif [[ $command == @(capabilities) ]]; then
+        COMPREPLY=()
       elif (( COMP_CWORD == 1 )); then
-        _finwait_reply "$(compgen -W 'count list help state exclude excl src dst sport dport dev fwmark cgroup autobound and not or state family ip_version local peer local_address local_port peer_address peer_port interface recv_q send_q accept_queue_length accept_queue_limit timer expires_ms retransmits uid inode cookie mark cgroup_id cgroup shutdown v6only process pid fd netns netns_cookie congestion rtt_us rttvar_us min_rtt_us rcv_rtt_us rto_us ato_us backoff mss rcvmss advmss pmtu snd_cwnd ssthresh snd_wnd rcv_space rcv_ssthresh unacked sacked lost retrans total_retrans reordering rcv_ooopack last_data_sent_ms last_data_recv_ms last_ack_recv_ms bytes_sent bytes_retrans bytes_acked bytes_received segs_out segs_in data_segs_out data_segs_in delivered notsent_bytes pacing_rate delivery_rate busy_time_us rwnd_limited_us sndbuf_limited_us snd_wscale rcv_wscale rmem_alloc rcvbuf wmem_alloc sndbuf fwd_alloc wmem_queued optmem backlog drops' -- "$current")"
+        _finwait_reply "$(compgen -W 'count list capabilities help state exclude excl src dst sport dport dev fwmark cgroup autobound and not or state family ip_version local peer local_address local_port peer_address peer_port interface recv_q send_q accept_queue_length accept_queue_limit timer expires_ms retransmits uid inode cookie mark cgroup_id cgroup shutdown v6only process pid fd owner_kind matched_by user container unit netns netns_cookie congestion rtt_us rttvar_us min_rtt_us rcv_rtt_us rto_us ato_us backoff mss rcvmss advmss pmtu snd_cwnd ssthresh snd_wnd rcv_space rcv_ssthresh unacked sacked lost retrans total_retrans reordering rcv_ooopack last_data_sent_ms last_data_recv_ms last_ack_recv_ms bytes_sent bytes_retrans bytes_acked bytes_received segs_out segs_in data_segs_out data_segs_in delivered notsent_bytes pacing_rate delivery_rate busy_time_us rwnd_limited_us sndbuf_limited_us snd_wscale rcv_wscale rmem_alloc rcvbuf wmem_alloc sndbuf fwd_alloc wmem_queued optmem backlog drops' -- "$current")"
       else
-        _finwait_reply "$(compgen -W 'state exclude excl src dst sport dport dev fwmark cgroup autobound and not or state family ip_version local peer local_address local_port peer_address peer_port interface recv_q send_q accept_queue_length accept_queue_limit timer expires_ms retransmits uid inode cookie mark cgroup_id cgroup shutdown v6only process pid fd netns netns_cookie congestion rtt_us rttvar_us min_rtt_us rcv_rtt_us rto_us ato_us backoff mss rcvmss advmss pmtu snd_cwnd ssthresh snd_wnd rcv_space rcv_ssthresh unacked sacked lost retrans total_retrans reordering rcv_ooopack last_data_sent_ms last_data_recv_ms last_ack_recv_ms bytes_sent bytes_retrans bytes_acked bytes_received segs_out segs_in data_segs_out data_segs_in delivered notsent_bytes pacing_rate delivery_rate busy_time_us rwnd_limited_us sndbuf_limited_us snd_wscale rcv_wscale rmem_alloc rcvbuf wmem_alloc sndbuf fwd_alloc wmem_queued optmem backlog drops' -- "$current")"
+        _finwait_reply "$(compgen -W 'state exclude excl src dst sport dport dev fwmark cgroup autobound and not or state family ip_version local peer local_address local_port peer_address peer_port interface recv_q send_q accept_queue_length accept_queue_limit timer expires_ms retransmits uid inode cookie mark cgroup_id cgroup shutdown v6only process pid fd owner_kind matched_by user container unit netns netns_cookie congestion rtt_us rttvar_us min_rtt_us rcv_rtt_us rto_us ato_us backoff mss rcvmss advmss pmtu snd_cwnd ssthresh snd_wnd rcv_space rcv_ssthresh unacked sacked lost retrans total_retrans reordering rcv_ooopack last_data_sent_ms last_data_recv_ms last_ack_recv_ms bytes_sent bytes_retrans bytes_acked bytes_received segs_out segs_in data_segs_out data_segs_in delivered notsent_bytes pacing_rate delivery_rate busy_time_us rwnd_limited_us sndbuf_limited_us snd_wscale rcv_wscale rmem_alloc rcvbuf wmem_alloc sndbuf fwd_alloc wmem_queued optmem backlog drops' -- "$current")"
       fi
       ;;
   esac

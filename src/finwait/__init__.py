@@ -13,12 +13,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from finwait.api import connections, count
     from finwait.errors import FinwaitError, NotPermitted, NotSupported, ParseError, SourceError, UsageError
+    from finwait.sources.machine import capabilities
+    from finwait.table.capability import Capability, Machine
     from finwait.table.snapshot import Snapshot
     from finwait.table.table import Connection, ConnectionTable
     from finwait.tcp.state import TcpState
     from finwait.version import __version__
 
 _MODULE_BY_NAME = {
+    "capabilities": "finwait.sources.machine",
     "connections": "finwait.api",
     "count": "finwait.api",
     "FinwaitError": "finwait.errors",
@@ -27,6 +30,8 @@ _MODULE_BY_NAME = {
     "ParseError": "finwait.errors",
     "SourceError": "finwait.errors",
     "UsageError": "finwait.errors",
+    "Capability": "finwait.table.capability",
+    "Machine": "finwait.table.capability",
     "Snapshot": "finwait.table.snapshot",
     "Connection": "finwait.table.table",
     "ConnectionTable": "finwait.table.table",
@@ -35,8 +40,8 @@ _MODULE_BY_NAME = {
 }
 
 __all__ = [
-    "Connection", "ConnectionTable", "FinwaitError", "NotPermitted", "NotSupported", "ParseError", "Snapshot",
-    "SourceError", "TcpState", "UsageError", "__version__", "connections", "count",
+    "Capability", "Connection", "ConnectionTable", "FinwaitError", "Machine", "NotPermitted", "NotSupported", "ParseError",
+    "Snapshot", "SourceError", "TcpState", "UsageError", "__version__", "capabilities", "connections", "count",
 ]  # fmt: skip
 
 

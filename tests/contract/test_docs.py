@@ -18,6 +18,7 @@ from finwait.cli.main import COMMANDS
 from finwait.table.columns import COLUMNS
 from finwait.tcp.state import SPELLINGS
 from scripts import examples
+from scripts.commands import build_parser, takes_filter
 from tests.kernel.population import Population, Spec
 
 if TYPE_CHECKING:
@@ -124,17 +125,8 @@ def test_every_command_is_documented(command: str) -> None:
     assert f"## finwait {command}\n" in read("docs/commands.md")
     assert f"## finwait {command}\n\n### Overhead\n" in read("docs/overhead-and-caveats.md")
     page = read(f"packaging/man/finwait-{command}.1")
-    for section in (
-        "NAME",
-        "SYNOPSIS",
-        "DESCRIPTION",
-        "OPTIONS",
-        "FILTER",
-        "EXIT STATUS",
-        "OVERHEAD",
-        "CAVEATS",
-        "FILES",
-    ):
+    sections = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "OVERHEAD", "CAVEATS", "FILES"]
+    for section in [*sections, *(["FILTER"] if takes_filter(build_parser(command)) else [])]:
         assert f".SH {section}\n" in page
 
 
@@ -201,6 +193,10 @@ printf '%s\\n' "${COMPREPLY[@]}"
         ("list --st", ["--style"]),
         ("--style n", ["netstat"]),
         ("list --style n", [""]),
+        ("cap", ["capabilities"]),
+        ("capabilities --nd", ["--ndjson"]),
+        ("capabilities --st", [""]),
+        ("capabilities time", [""]),
         ("--by state,peer_a", ["state,peer_address"]),
         ("--by = peer_a", ["peer_address"]),
         ("list --columns +cong", ["+congestion"]),

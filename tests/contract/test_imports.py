@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,21 @@ def test_a_plain_count_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
 
 def test_a_plain_count_as_json_loads_json_and_nothing_else_heavy() -> None:
     assert heavy(watched("--json")["loaded"]) <= {"json"}
+
+
+PROBING = re.compile(r"finwait\.(\w+\.)?(capabilities|capability|machine|\w+_probes)$")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",), ("--by", "peer"), ("list", "--limit", "1")], ids=" ".join)
+def test_only_the_command_that_tells_of_capabilities_loads_their_probes(arguments: tuple[str, ...]) -> None:
+    of_the_count = {"finwait.sources.capabilities"}  # whether CLOSED can be seen
+    assert {name for name in watched(*arguments)["loaded"] if PROBING.match(name)} <= of_the_count
+
+
+def test_capabilities_load_no_numpy() -> None:
+    loaded = watched("capabilities")["loaded"]
+    assert "finwait.sources.machine" in loaded
+    assert heavy(loaded) <= {"ctypes", "threading"}
 
 
 def test_a_list_loads_numpy() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,18 @@ def test_a_golden_file_is_what_finwait_prints(name: str) -> None:
 
 def test_no_golden_file_is_left_over() -> None:
     assert {path.name for path in (ROOT / goldens.DIRECTORY).iterdir()} == set(goldens.COMMANDS)
+
+
+@pytest.mark.parametrize("name", ["capabilities.zh_CN.txt", "capabilities.txt"])
+def test_capabilities_are_aligned_and_fit(name: str) -> None:
+    header, *lines = (ROOT / goldens.DIRECTORY / name).read_text(encoding="utf-8").splitlines()
+    begins = {display_width(header[: header.rindex("  ") + 2])}
+    for line in lines:
+        row = re.match(r"\w+ +(?:cannot tell|\w+) +|   +", line)
+        assert row is not None
+        begins.add(display_width(row[0]))
+    assert len(begins) == 1
+    assert max(map(display_width, lines)) <= 100
 
 
 @pytest.mark.parametrize("name", ["count.zh_CN.txt", "count.txt"])
@@ -144,7 +157,7 @@ def test_errors_speak_chinese(arguments: tuple[str, ...], code: int, words: str)
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", [(), ("count",), ("list",)], ids=str)
+@pytest.mark.parametrize("command", [(), ("count",), ("list",), ("capabilities",)], ids=str)
 def test_help_speaks_chinese(command: tuple[str, ...]) -> None:
     help_text = finwait(*command, "--help", "--lang", "zh").stdout
     assert help_text.startswith("用法：")
@@ -152,6 +165,6 @@ def test_help_speaks_chinese(command: tuple[str, ...]) -> None:
         assert english not in help_text
 
 
-@pytest.mark.parametrize("command", ["count", "list"])
+@pytest.mark.parametrize("command", ["count", "list", "capabilities"])
 def test_the_usage_in_chinese_names_the_command(command: str) -> None:
     assert finwait(command, "--help", "--lang", "zh").stdout.startswith(f"用法：finwait {command} [")

@@ -12,6 +12,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from finwait.sources.machine import PROBES
+
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS = ROOT / "docs" / "schemas"
 TEXTS = sorted((ROOT / "tests" / "fixtures" / "text").glob("*.txt"))
@@ -78,6 +80,38 @@ def test_every_recording_gives_valid_documents(recording: str) -> None:
     listed = json.loads(printed("list", "--json", "--read", recording))
     document_validator("finwait.list-1").validate(listed)
     assert count["total"] == listed["total"] == len(listed["rows"])
+
+
+@pytest.mark.parametrize("arguments", [(), ("--lang", "zh")], ids=" ".join)
+@pytest.mark.parametrize("form", ["--json", "--ndjson"])
+def test_capabilities_are_what_their_schema_says(form: str, arguments: tuple[str, ...]) -> None:
+    document = json.loads(printed("capabilities", form, *arguments))
+    document_validator("finwait.capabilities-1").validate(document)
+
+
+def test_capabilities_of_a_made_up_machine_are_what_their_schema_says() -> None:
+    for name in ("capabilities.json", "capabilities.ndjson"):
+        text = (ROOT / "tests" / "contract" / "golden" / name).read_text(encoding="utf-8")
+        document = json.loads(text)
+        document_validator("finwait.capabilities-1").validate(document)
+        assert {known["answer"] for known in document["capabilities"]} == {"yes", "no", "cannot_tell"}
+        assert all(known["remedy"] for known in document["capabilities"] if known["answer"] == "no")
+
+
+def test_a_capability_has_one_of_three_answers() -> None:
+    document = json.loads(printed("capabilities", "--json"))
+    for wrong in ({"answer": "maybe"}, {"answer": None}, {"answer": "yes", "remedy": "more"}, {"name": "Not A Word"}):
+        first = {**document["capabilities"][0], **wrong}
+        with pytest.raises(ValidationError):
+            document_validator("finwait.capabilities-1").validate({**document, "capabilities": [first]})
+
+
+def test_the_page_on_json_shows_a_document_of_capabilities_and_names_each() -> None:
+    page = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
+    block = page.partition("## Capabilities\n")[2].partition("```json\n")[2].partition("```")[0]
+    document_validator("finwait.capabilities-1").validate(json.loads(block))
+    for name, (gives, _) in PROBES.items():
+        assert f"| `{name}` | {gives} | " in page
 
 
 def test_by_state_alone_a_count_has_all_eleven_states() -> None:

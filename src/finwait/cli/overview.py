@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "count": mark("count connections by state, or by any columns (the command when none is named)"),
     "list": mark("one line a connection"),
+    "capabilities": mark("what this machine can do for finwait, and what is missing"),
 }
 EXAMPLES = (
     ("finwait", mark("how many connections are in each state, and what each state waits for")),
@@ -21,6 +22,7 @@ EXAMPLES = (
     ("finwait state time-wait dport = :443", mark("count what a filter of ss selects")),
     ("finwait list -o state close-wait", mark("connections that the local program has not closed, with timers")),
     ("finwait --read ticket.txt", mark("the same from pasted output of ss or netstat")),
+    ("finwait capabilities", mark("what finwait cannot do here, why, and what would help")),
 )
 
 
@@ -32,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
         translate(mark("What are your TCP connections waiting for?")),
         "",
         translate(mark("commands:")),
-        *(f"  {pad_right(name, 8)}{translate(text)}" for name, text in COMMANDS.items()),
+        *(f"  {pad_right(name, 14)}{translate(text)}" for name, text in COMMANDS.items()),
         "",
         translate(mark("examples:")),
         *(f"  {pad_right(command, 44)}{translate(text)}" for command, text in EXAMPLES),

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from finwait.table.request import Roots
 
 OBJECTS = tuple(GLOBALS)
-# The least Linux that loads a program: iter/tcp came with 5.9, bpf_get_socket_cookie() in such programs with 5.12.
+# The least Linux that loads a program: iter/task_file came with 5.8, iter/tcp with 5.9, bpf_get_socket_cookie() in such
+# programs with 5.12.
+LINUX_5_8 = mark("Linux 5.8 or later")
 LINUX_5_9 = mark("Linux 5.9 or later")
 LINUX_5_12 = mark("Linux 5.12 or later")
 PRECONDITIONS = ("libbpf", "bpf_objects", "kernel_types", "bpf_permitted")
@@ -138,6 +140,11 @@ def probe_owners(_: Roots, known: Mapping[str, Capability]) -> Answer:
             pass
 
     return _try_program(known, LINUX_5_12, load)
+
+
+def probe_namespaces(_: Roots, known: Mapping[str, Capability]) -> Answer:
+    """The program that lists descriptors of namespaces loads."""
+    return _try_program(known, LINUX_5_8, lambda: _load("ns_files"))
 
 
 def _open(name: str, shared: Mapping[str, int] | None = None) -> BpfObject:

@@ -48,14 +48,14 @@ def _try_bound_socket() -> bool | None:
         bound.close()
 
 
-def probe_type_name(name: bytes, sys: str = "/sys", *, read: bool = True) -> bool | None:
+def probe_type_name(name: bytes, sys: str = "/sys", *, read: bool = True, file: str = "vmlinux") -> bool | None:
     """Whether the kernel's BTF has `name` (of a type, an enumerator, a member) among its strings; None where it cannot be
-    had. read: also read it (7 ms) where it cannot be mapped (0.2 ms).
+    had. read: also read it (7 ms) where it cannot be mapped (0.2 ms). file: vmlinux, or a module's name.
 
     Documentation/bpf/btf.rst, section 2: the strings stand in one section, each between zero bytes.
     """  # fmt: skip
     try:
-        descriptor = os.open(f"{sys}/kernel/btf/vmlinux", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(f"{sys}/kernel/btf/{file}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from finwait.cli.capabilities import build_parser as capabilities_parser
 from finwait.cli.count import build_parser as count_parser
 from finwait.cli.list import build_parser as list_parser
 from finwait.cli.main import _choose_command
@@ -24,6 +25,7 @@ PARSERS = {"count": count_parser, "list": list_parser}
         (["--by=state", "count", "state", "listen"], "count", ["--by=state", "state", "listen"]),
         (["--", "list"], "count", ["--", "list"]),
         (["-4", "state", "list"], "count", ["-4", "state", "list"]),
+        (["--json", "capabilities", "-H"], "capabilities", ["--json", "-H"]),
     ],
 )
 def test_a_command_may_stand_behind_options(words: list[str], command: str, rest: list[str]) -> None:
@@ -54,6 +56,32 @@ def test_options_of_one_command_are_not_of_the_other() -> None:
 def test_an_option_of_the_other_command_is_told_as_such(command: str, word: str, owner: str) -> None:
     with pytest.raises(UsageError, match=f"is an option of 'finwait {owner}'"):
         PARSERS[command]().parse([word])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["extra"], "takes options only, not 'extra'"),
+        (["--json", "state", "listen"], "takes options only, not 'state'"),
+        (["--", "--json"], "takes options only, not '--json'"),
+        (["--jsno"], "did you mean --json"),
+        (["--by", "state"], "--by is an option of 'finwait count'"),
+        (["-o"], "-o is an option of 'finwait list'"),
+        (["--json", "--csv"], "not allowed with argument"),
+    ],
+    ids=" ".join,
+)
+def test_capabilities_take_options_only(arguments: list[str], words: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        capabilities_parser().parse(arguments)
+    assert words in str(raised.value)
+
+
+def test_options_of_capabilities_are_options_of_every_command() -> None:
+    options = set(capabilities_parser()._option_string_actions)
+    assert all(options <= set(build()._option_string_actions) for build in PARSERS.values())
+    assert capabilities_parser().parse([]).form is None
+    assert "FILTER" not in capabilities_parser().format_help()
 
 
 @pytest.mark.parametrize("command", PARSERS)
