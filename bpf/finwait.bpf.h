@@ -41,6 +41,10 @@ typedef struct {
 	struct net *net;
 } possible_net_t;
 
+typedef struct {
+	__s64 counter;
+} atomic64_t;
+
 struct ns_common {
 	__u32 inum;
 } KERNEL_TYPE;
@@ -61,6 +65,7 @@ struct sock_common {
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
+	atomic64_t skc_cookie;
 } KERNEL_TYPE;
 
 struct kernfs_node {
@@ -207,16 +212,14 @@ enum {
 
 enum { /* include/uapi/linux/bpf.h */
 	BPF_MAP_TYPE_HASH = 1,
-	BPF_MAP_TYPE_SK_STORAGE = 24,
+	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_ANY = 0,
 	BPF_F_NO_PREALLOC = 1,
-	BPF_SK_STORAGE_GET_F_CREATE = 1,
 };
 
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
 static __u64 (*const bpf_get_socket_cookie)(void *ctx) = (void *)46;
-static void *(*const bpf_sk_storage_get)(void *map, void *sk, void *value, __u64 flags) = (void *)107;
 static long (*const bpf_probe_read_kernel)(void *dst, __u32 size, const void *from) = (void *)113;
 static long (*const bpf_probe_read_kernel_str)(void *dst, __u32 size, const void *from) = (void *)115;
 static struct task_struct *(*const bpf_get_current_task_btf)(void) = (void *)158;
@@ -292,18 +295,26 @@ struct finwait_process {
 };
 STATIC_ASSERT_SIZE(struct finwait_process, 24);
 
-/* Key of the map `groups`: the sockets that are counted together. */
-struct finwait_group {
+/* Key of the map `classes`: sockets that are counted together. */
+struct finwait_class {
 	__u64 netns_cookie;
 	__u64 cgroup_id; /* of the socket's creator; 0 for mini-sockets */
 	__u32 tgid; /* 0 where there is no owner */
 	__u32 uid; /* of the socket, (u32)-1 for mini-sockets */
-	__u8 state;
-	__u8 family;
 	__u8 owner_kind;
-	__u8 zero[5];
+	__u8 zero[7];
 };
-STATIC_ASSERT_SIZE(struct finwait_group, 32);
+STATIC_ASSERT_SIZE(struct finwait_class, 32);
+
+enum finwait_limits {
+	FINWAIT_CLASSES = 16384,
+};
+
+/* How many sockets of a class are in each state: AF_INET first, then AF_INET6. */
+struct finwait_counts {
+	__u64 by_state[32];
+};
+STATIC_ASSERT_SIZE(struct finwait_counts, 256);
 
 /* A descriptor of a namespace's file. */
 struct finwait_ns_file {
@@ -317,15 +328,18 @@ enum finwait_reason {
 	FINWAIT_SHARED = 1, /* several processes hold it */
 	FINWAIT_NO_MARK = 2, /* it came after the first walk, or its file stands in no table of descriptors */
 	FINWAIT_NO_FILE = 3, /* a socket of the kernel's own */
-	FINWAIT_NO_ROOM = 4, /* `groups` was full */
+	FINWAIT_NO_ROOM = 4, /* no process has it, and `classes` was full */
 };
 
 /* One socket that the kernel could not count by itself. */
 struct finwait_loose {
 	__u64 cookie;
-	struct finwait_group group;
+	struct finwait_class class; /* zero where it is shared: class_index tells the first owner's */
+	__u32 class_index;
+	__u8 state;
+	__u8 family;
 	__u8 reason;
-	__u8 zero[7];
+	__u8 zero;
 };
 STATIC_ASSERT_SIZE(struct finwait_loose, 48);
 
@@ -348,6 +362,14 @@ static inline __u8 state_of(struct sock_common *sk)
 		return sk->skc_state;
 	tw = bpf_skc_to_tcp_timewait_sock(sk);
 	return tw ? tw->tw_sk.tw_substate : TCP_TIME_WAIT;
+}
+
+/* The socket's cookie, which it gets where nobody has asked for it yet. */
+static inline __u64 cookie_of(struct sock_common *sk)
+{
+	__u64 known = sk->skc_cookie.counter;
+
+	return known ? known : bpf_get_socket_cookie(sk);
 }
 
 static inline __u64 cgroup_id_of(struct sock *sk)

@@ -115,8 +115,8 @@ def _code(types: btf.Btf, type_id: int, place: str) -> str:
     found = types.resolve(type_id)
     if found.kind == btf.KIND_ARRAY:
         element, count = types.resolve(found.element[0]), found.element[1]
-        if element.kind == btf.KIND_INT and element.size_or_type == 1:
-            return f"S{count}" if element.name == "char" else f"{count}u1"
+        if element.kind == btf.KIND_INT:
+            return f"S{count}" if element.name == "char" else f"{count}u{element.size_or_type}"
     elif found.kind == btf.KIND_INT:
         return f"{'i' if found.encoding & 1 else 'u'}{found.size_or_type}"
     elif found.kind == btf.KIND_ENUM:

@@ -37,7 +37,7 @@ _finwait() {
   [[ $COMP_CWORD -gt 1 && ${COMP_WORDS[COMP_CWORD-2]} == --@(by|sort|columns) ]] && previous=
   case $command:$previous in
     *:-N|*:--net) _finwait_reply "$(compgen -W "$(ip netns list 2>/dev/null | cut -d" " -f1)" -- "$current")" ;;
-    *:--source) _finwait_reply "$(compgen -W 'auto sock_diag proc' -- "$current")" ;;
+    *:--source) _finwait_reply "$(compgen -W 'auto bpf sock_diag proc' -- "$current")" ;;
     *:--read|*:--record) compopt -o filenames 2>/dev/null; _finwait_reply "$(compgen -f -- "$current")" ;;
     *:--proc|*:--sys|*:--cgroup) compopt -o filenames 2>/dev/null; _finwait_reply "$(compgen -d -- "$current")" ;;
     *:--by|*:--sort|*:--columns) _finwait_list "$current" ;;

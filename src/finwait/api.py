@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from finwait.monitor import Question, Stream
     from finwait.query.expression import Filter
     from finwait.sources.archive import Recorder
-    from finwait.table.snapshot import Group, Provenance, Snapshot
+    from finwait.table.snapshot import Group, Snapshot
     from finwait.table.table import ConnectionTable
 
 DEFAULT_COLUMNS = ("state", "local", "peer", "recv_q", "send_q", "accept_queue_length", "accept_queue_limit")
@@ -193,17 +193,18 @@ def _count_table(asked: Question, by: tuple[str, ...], top: int | None) -> Snaps
     if by == ("state",) and top is None:
         groups = _all_states(groups)
     snapshot = Snapshot(by, groups, counter.total, stream.provenance, shared=counter.shared)
-    snapshot.ghosts = _ghosts(asked, by, snapshot.provenance)
+    snapshot.ghosts = _ghosts(asked, by, stream)
     return _folded(snapshot, top)
 
 
-def _ghosts(asked: Question, by: tuple[str, ...], provenance: Provenance) -> list[tuple[str | None, int, int]] | None:
+def _ghosts(asked: Question, by: tuple[str, ...], stream: Stream) -> list[tuple[str | None, int, int]] | None:
     """Descriptors of ended connections by process, where a count by process asks for all sockets of this host."""
     if not {"process", "pid"} & set(by) or asked.read is not None or asked.wanted.column_names():
         return None
     from finwait.sources.ghosts import count_ghosts
 
-    return count_ghosts(asked.source, asked.request, provenance.netns, provenance.notices)
+    provenance = stream.provenance
+    return count_ghosts(asked.source, asked.request, provenance.netns, provenance.notices, stream.owner_index)
 
 
 def _folded(snapshot: Snapshot, top: int | None) -> Snapshot:

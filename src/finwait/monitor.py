@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from finwait.query.expression import Filter
     from finwait.query.pushdown import Pushdown
     from finwait.sources.archive import Recorder
+    from finwait.sources.owners import OwnerIndex
     from finwait.table.bindings import Bindings
     from finwait.table.snapshot import Netns
 
@@ -123,6 +124,11 @@ class Stream:
         codes = {notice.code for notice in self.provenance.notices}
         again = self.question.read is None and self.question.recorder is None and self._is_long
         return not (again and codes & WALK_CODES)
+
+    @property
+    def owner_index(self) -> OwnerIndex | None:
+        """The descriptors that rows were joined with; None where they were not."""
+        return None if self._join is None else self._join.index
 
     def __iter__(self) -> Iterator[Batch]:
         provenance = self.provenance

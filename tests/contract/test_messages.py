@@ -142,7 +142,7 @@ def test_the_locale_chooses_the_language_and_the_option_goes_before() -> None:
     [
         (("state", "tim-wait"), 2, "是不是 time_wait"),
         (("--colour",), 2, "是不是 --color"),
-        (("--source", "bpf"), 2, "无效的选择"),
+        (("--source", "telepathy"), 2, "无效的选择"),
         (("--top",), 2, "需要一个参数值"),
         (("--json", "--csv"), 2, "不能与参数"),
         (("sport", "=", ":22", "and"), 2, "后面应有条件"),

@@ -24,7 +24,7 @@ mark("usage: "), mark("options"), mark("positional arguments"), mark("show this 
 OPTIONS_OF_ONE = {
     "count": ("--by", "--top"),
     "list": ("-o", "-i", "-m", "-l", "-p", "-a", "-n", "-t", "--options", "--info", "--memory", "--listening", "--processes",
-             "--all", "--numeric", "--tcp", "--columns", "--limit"),
+             "--all", "--numeric", "--tcp", "--columns", "--limit", "--ghosts"),
 }  # fmt: skip
 # Options that take the next word, of any command.
 OPTIONS_WITH_VALUE = frozenset({
@@ -160,7 +160,7 @@ def add_source_options(parser: CommandParser) -> None:
     )
     group.add_argument(
         "--source",
-        choices=("auto", "sock_diag", "proc"),
+        choices=("auto", "bpf", "sock_diag", "proc"),
         default="auto",
         help=translate(mark("how to read (default: the best that answers)")),
     )

@@ -57,8 +57,11 @@ def count_document(snapshot: Snapshot) -> dict[str, object]:
     is_by_owner = not OWNER_COLUMNS.isdisjoint(snapshot.by)
     rows = []
     for group in snapshot.groups:
+        cells = dict(zip(snapshot.by, group.key, strict=True))
         owner = {"owner_kind": group.owner_kind, "matched_by": group.matched_by} if is_by_owner else {}
-        rows.append({**owner, **dict(zip(snapshot.by, group.key, strict=True)), "count": group.count})
+        rows.append(
+            {**cells, **{name: token for name, token in owner.items() if name not in cells}, "count": group.count}
+        )
     return {
         "schema": COUNT_SCHEMA,
         **provenance_document(snapshot.provenance),

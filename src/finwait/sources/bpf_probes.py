@@ -16,7 +16,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from finwait.sources.libbpf import BpfObject
     from finwait.table.capability import Answer, Capability
     from finwait.table.request import Roots
 
@@ -133,13 +132,8 @@ def probe_descriptors(_: Roots, known: Mapping[str, Capability]) -> Answer:
 
 
 def probe_owners(_: Roots, known: Mapping[str, Capability]) -> Answer:
-    """The two programs that count by process load, the second with the map of the first."""
-
-    def load() -> None:
-        with _open("mark_owners") as marker, _open("count_owners", {"marks": marker.map_descriptor("marks")}):
-            pass
-
-    return _try_program(known, LINUX_5_12, load)
+    """The two programs that count by process load."""
+    return _try_program(known, LINUX_5_12, lambda: _load("count_owners"))
 
 
 def probe_namespaces(_: Roots, known: Mapping[str, Capability]) -> Answer:
@@ -147,14 +141,10 @@ def probe_namespaces(_: Roots, known: Mapping[str, Capability]) -> Answer:
     return _try_program(known, LINUX_5_8, lambda: _load("ns_files"))
 
 
-def _open(name: str, shared: Mapping[str, int] | None = None) -> BpfObject:
+def _load(name: str) -> None:
     from finwait.sources.libbpf import BpfObject
 
-    return BpfObject(name, shared)
-
-
-def _load(name: str) -> None:
-    _open(name).close()
+    BpfObject(name).close()
 
 
 def _try_program(known: Mapping[str, Capability], least_linux: str, load: Callable[[], None]) -> Answer:

@@ -27,6 +27,11 @@ def estimate_sockets(request: Request) -> int:
     return own if not (request.netns or request.all_netns) else max(own, numbers.get("TCP: alloc", 0))
 
 
+def allocated_sockets(proc: str) -> int:
+    """How many TCP sockets this host has, of all namespaces, without mini-sockets; 0 where that cannot be read."""
+    return _read_sockstat(proc).get("TCP: alloc", 0)
+
+
 def _read_sockstat(proc: str) -> dict[str, int]:
     numbers: dict[str, int] = {}
     for name in ("sockstat", "sockstat6"):

@@ -15,7 +15,8 @@ from finwait.sources.bpf_descriptors import DESCRIPTOR, read_processes
 from finwait.sources.choice import may_load_bpf
 from finwait.sources.libbpf import BpfObject, drain
 from finwait.sources.namespaces import label
-from finwait.sources.proc_fd import read_comm, read_protocol, read_socket_descriptors
+from finwait.sources.owners import OwnerIndex, read_proc_index
+from finwait.sources.proc_fd import read_comm, read_protocol
 from finwait.sources.readers import open_readers
 from finwait.table.batch import Batch, ColumnData
 from finwait.table.owners import BY_PROC_FD, BY_TASK_FILE, OWNER_KINDS
@@ -27,7 +28,7 @@ from finwait.wire.bpf_records import globals_section, numpy_dtype
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from finwait.table.batch import Array
     from finwait.table.snapshot import Netns
@@ -41,11 +42,13 @@ _ROW = np.dtype([("held", DESCRIPTOR), ("ends", _ENDPOINTS)])
 
 
 def count_ghosts(
-    source: str, request: Request, netns: Sequence[Netns], notices: list[Notice]
+    source: str, request: Request, netns: Sequence[Netns], notices: list[Notice], index: OwnerIndex | None
 ) -> list[tuple[str | None, int, int]]:
-    """(process, its id, how many descriptors of ended connections it holds) in the namespaces `netns`."""
+    """(process, its id, how many descriptors of ended connections it holds) in the namespaces `netns`. index: descriptors
+    with which all sockets there were joined, where that was done.
+    """  # fmt: skip
     found: dict[tuple[int, str | None], int] = {}
-    for batch in read_ghosts(source, request, netns, notices):
+    for batch in read_ghosts(source, request, netns, notices, index):
         process = batch.column("process")
         for pid, code in zip(batch.column("pid").values.tolist(), process.values.tolist(), strict=True):
             key = (pid, (process.dictionary or ())[code])
@@ -53,7 +56,9 @@ def count_ghosts(
     return [(process, pid, count) for (pid, process), count in sorted(found.items(), key=lambda item: item[0][0])]
 
 
-def read_ghosts(source: str, request: Request, netns: Sequence[Netns], notices: list[Notice]) -> Iterator[Batch]:
+def read_ghosts(
+    source: str, request: Request, netns: Sequence[Netns], notices: list[Notice], index: OwnerIndex | None = None
+) -> Iterator[Batch]:
     """A row for each descriptor, with process, pid and fd; by BPF also with the addresses that the connection had.
 
     netns: the namespaces that are meant. Raises SourceError and its kin where `source` cannot be read.
@@ -67,7 +72,9 @@ def read_ghosts(source: str, request: Request, netns: Sequence[Netns], notices: 
             if source == "bpf":
                 raise
     notices.append(Notice("ghosts_not_told_apart", NOT_TOLD_APART, missing="ghosts", remedy=NOT_TOLD_REMEDY))
-    yield from _by_proc(request, netns)
+    left = _unmatched(request) if index is None or index.by_cookie else index
+    inodes, pids, fds = (column[~left.matched].tolist() for column in (left.keys, left.pids, left.fds))
+    yield from _by_proc(request, netns, zip(inodes, pids, fds, strict=True))
 
 
 def _by_bpf(netns: Sequence[Netns]) -> Iterator[Batch]:
@@ -109,20 +116,24 @@ def _finished(columns: dict[str, ColumnData], length: int, matched_by: str) -> B
     )
 
 
-def _by_proc(request: Request, netns: Sequence[Netns]) -> Iterator[Batch]:
-    known = _dumped_inodes(request)
-    found = read_socket_descriptors(request.roots.proc)
-    inodes = np.asarray(found.inodes, dtype=np.uint64)
+def _unmatched(request: Request) -> OwnerIndex:
+    """All descriptors of sockets, those matched that a dump of the kernel shows."""
+    index = read_proc_index(request.roots)
+    index.matched |= np.isin(index.keys, _dumped_inodes(request))
+    return index
+
+
+def _by_proc(request: Request, netns: Sequence[Netns], descriptors: Iterable[tuple[int, int, int]]) -> Iterator[Batch]:
+    """Those of `descriptors` (inode, process id, number), which no dump shows, that are TCP sockets of processes in `netns`."""
     places = {place.inode for place in netns}
     held: list[tuple[int, int, int, int]] = []
     inside: dict[int, bool] = {}
-    for at in np.flatnonzero(~np.isin(inodes, known)).tolist():
-        pid, fd = found.pids[at], found.fds[at]
+    for inode, pid, fd in descriptors:
         if pid not in inside:
             inside[pid] = _netns_inode(request.roots.proc, pid) in places
         protocol = read_protocol(request.roots.proc, pid, fd) if inside[pid] else None
         if protocol in _PROTOCOLS:
-            held.append((pid, fd, int(inodes[at]), 10 if protocol == "TCPv6" else 2))
+            held.append((pid, fd, inode, 10 if protocol == "TCPv6" else 2))
     if not held:
         return
     pids, fds, numbers, families = (np.asarray(column) for column in zip(*held, strict=True))

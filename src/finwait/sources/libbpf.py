@@ -35,11 +35,12 @@ _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "bpf_object__load": (c_int, (c_void_p,)),
     "bpf_object__close": (None, (c_void_p,)),
     "bpf_object__next_program": (c_void_p, (c_void_p, c_void_p)),
+    "bpf_object__find_program_by_name": (c_void_p, (c_void_p, c_char_p)),
     "bpf_object__find_map_by_name": (c_void_p, (c_void_p, c_char_p)),
     "bpf_map__fd": (c_int, (c_void_p,)),
     "bpf_map__key_size": (c_uint32, (c_void_p,)),
     "bpf_map__value_size": (c_uint32, (c_void_p,)),
-    "bpf_map__reuse_fd": (c_int, (c_void_p, c_int)),
+    "bpf_map__set_max_entries": (c_int, (c_void_p, c_uint32)),
     "bpf_map_lookup_elem": (c_int, (c_int, c_void_p, c_void_p)),
     "bpf_map_update_elem": (c_int, (c_int, c_void_p, c_void_p, c_uint64)),
     "bpf_map_lookup_batch": (c_int, (c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p)),
@@ -154,15 +155,16 @@ def read_object(name: str, directory: str | None = None) -> bytes:
 
 
 class BpfObject:
-    """One object of bpf/, loaded. shared: maps to use instead of its own, by name. Close it; it is a context manager.
+    """One object of bpf/, loaded. rooms: elements of its maps by name, where that is for user space to say. Close it; it is a
+    context manager.
 
     Raises NotSupported, NotPermitted or SourceError.
     """
 
-    def __init__(self, name: str, shared: Mapping[str, int] | None = None, *, directory: str | None = None) -> None:
+    def __init__(self, name: str, rooms: Mapping[str, int] | None = None, *, directory: str | None = None) -> None:
         self.name = name
         self._object = 0
-        self._link = 0
+        self._links: dict[str, int] = {}
         self._library = open_library()
         data = read_object(name, directory)
         self._library.messages.clear()
@@ -170,9 +172,10 @@ class BpfObject:
         if not self._object:
             raise self._library.failure(ctypes.get_errno(), f"bpf_object__open {name}")
         try:
-            for map_name, descriptor in (shared or {}).items():
+            for map_name, room in (rooms or {}).items():
                 self._check(
-                    self._library.call("bpf_map__reuse_fd", self._map(map_name), descriptor), "bpf_map__reuse_fd"
+                    self._library.call("bpf_map__set_max_entries", self._map(map_name), room),
+                    "bpf_map__set_max_entries",
                 )
             self._check(self._library.call("bpf_object__load", self._object), "bpf_object__load")
         except BaseException:
@@ -198,12 +201,7 @@ class BpfObject:
 
     def read_section(self, name: str) -> bytes:
         """The globals in section `name`, ``.bss`` or ``.data``, as they are now."""
-        size = self._library.call("bpf_map__value_size", self._map(name))
-        value = ctypes.create_string_buffer(size)
-        key = c_uint32(0)
-        result = self._library.call("bpf_map_lookup_elem", self.map_descriptor(name), byref(key), value)
-        self._check(result, f"bpf_map_lookup_elem {name}")
-        return value.raw
+        return self.read_element(name, 0)
 
     def write_section(self, name: str, value: bytes) -> None:
         """Set all globals in section `name`; zeros follow a `value` that is shorter."""
@@ -242,26 +240,39 @@ class BpfObject:
                 return
             position, begun = after, True
 
-    def open_iterator(self) -> int:
-        """A descriptor that walks what the object's one program iterates over; iter/tcp in the calling thread's network
-        namespace. It is the caller's to close.
+    def read_element(self, name: str, index: int) -> bytes:
+        """Element `index` of array map `name`."""
+        value = ctypes.create_string_buffer(self._library.call("bpf_map__value_size", self._map(name)))
+        key = c_uint32(index)
+        result = self._library.call("bpf_map_lookup_elem", self.map_descriptor(name), byref(key), value)
+        self._check(result, f"bpf_map_lookup_elem {name}")
+        return value.raw
+
+    def open_iterator(self, program: str | None = None) -> int:
+        """A descriptor that walks what `program` iterates over (None: the object's one program); iter/tcp in the calling
+        thread's network namespace. It is the caller's to close.
         """  # fmt: skip
         library = self._library
-        if not self._link:
-            program = library.call("bpf_object__next_program", self._object, None)
-            self._link = library.call("bpf_program__attach_iter", program, None)
-            if not self._link:
-                raise library.failure(ctypes.get_errno(), f"bpf_program__attach_iter {self.name}")
-        descriptor = library.call("bpf_iter_create", library.call("bpf_link__fd", self._link))
+        name = self.name if program is None else program
+        if name not in self._links:
+            found = library.call("bpf_object__next_program", self._object, None)
+            if program is not None:
+                found = library.call("bpf_object__find_program_by_name", self._object, program.encode())
+            link = library.call("bpf_program__attach_iter", found, None) if found else 0
+            if not link:
+                raise library.failure(ctypes.get_errno(), f"bpf_program__attach_iter {name}")
+            self._links[name] = link
+        descriptor = library.call("bpf_iter_create", library.call("bpf_link__fd", self._links[name]))
         return self._check(descriptor, "bpf_iter_create")
 
     def close(self) -> None:
         """Detach and unload."""
-        if self._link:
-            self._library.call("bpf_link__destroy", self._link)
+        for link in self._links.values():
+            self._library.call("bpf_link__destroy", link)
         if self._object:
             self._library.call("bpf_object__close", self._object)
-        self._link = self._object = 0
+        self._links.clear()
+        self._object = 0
 
     def __enter__(self) -> BpfObject:
         return self

@@ -7,7 +7,9 @@ mark. No NumPy: the answer of a million sockets is some kilobytes.
 
 from __future__ import annotations
 
-from finwait.errors import SourceError
+from struct import Struct
+
+from finwait.sources.choice import allocated_sockets
 from finwait.sources.libbpf import BpfObject, drain, read_iterator
 from finwait.sources.namespaces import visit_places
 from finwait.sources.sock_diag import netns_of, open_diag_socket
@@ -15,13 +17,11 @@ from finwait.table.owners import NO_DESCRIPTOR, NOT_PERMITTED, OWNER_KINDS, PROC
 from finwait.tcp.state import TcpState
 from finwait.wire.bpf_records import (
     NO_MARK,
-    NO_ROOM,
-    SHARED,
     Layout,
     comm_text,
-    global_value,
     globals_section,
 )  # fmt: skip
+from finwait.wire.inet_diag import AF_INET, AF_INET6
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from finwait.table.request import Request
     from finwait.table.snapshot import Provenance
 
+LEAST_BITS, MOST_BITS = 12, 24  # of the slots for marks, 16 bytes each
 SHUT_BOTH = 3  # sk_shutdown of a connection that has ended (include/net/sock.h, SHUTDOWN_MASK)
 
 
@@ -67,65 +68,72 @@ class OwnerCounts:
 def count_owners(request: Request, provenance: Provenance) -> OwnerCounts:
     """Count the sockets that `request` asks for by owner. Raises NotSupported, NotPermitted, SourceError."""
     provenance.source = "bpf"
-    with (
-        BpfObject("mark_owners") as marker,
-        BpfObject("count_owners", {"marks": marker.map_descriptor("marks")}) as counter,
-    ):
-        walks = _Walks(request, provenance, marker, counter)
+    bits = slot_bits(request.roots.proc)
+    with BpfObject("count_owners", {"marks": 1 << bits}) as walker:
+        walks = _Walks(request, provenance, walker, bits)
         walks.run()
         return walks.counts
+
+
+def slot_bits(proc: str) -> int:
+    """Binary logarithm of the room for marks: twice the TCP sockets that this host has allocated, rounded up."""
+    return min(max((2 * allocated_sockets(proc)).bit_length(), LEAST_BITS), MOST_BITS)
 
 
 class _Walks:
     """The walks of one count and what they told."""
 
-    def __init__(self, request: Request, provenance: Provenance, marker: BpfObject, counter: BpfObject) -> None:
+    def __init__(self, request: Request, provenance: Provenance, walker: BpfObject, bits: int) -> None:
         self.request = request
         self.provenance = provenance
-        self.marker = marker
-        self.counter = counter
+        self.walker = walker
+        self.bits = bits
         self.counts = OwnerCounts()
         self.descriptors: dict[int, list[dict[str, int]]] = {}  # by cookie
+        self.class_by_index: dict[int, dict[str, int]] = {}
 
     def run(self) -> None:
+        self._configure()
         closed = self._mark()
         loose = self._walk_sockets(first=True)
-        for key, value in self.counter.read_map("groups"):
-            group = _group_of(next(_GROUP.named(key)))
-            if self._is_asked(group):
-                self.counts.counts.append((group, int.from_bytes(value, "little")))
-        came_since = {row["cookie"] for row in loose if row["reason"] == NO_MARK}
+        self._read_classes()
+        came_since = {row["cookie"] for row in loose if row["reason"] == NO_MARK} - self.descriptors.keys()
         if came_since:
-            self._mark_new()
+            self._configure(only_new=1)
+            self._mark()
         self._add_loose(loose, self._unheld(came_since - self.descriptors.keys()))
         self._add_closed(closed, {row["cookie"] for row in loose})
-        for pid, process in self.marker.read_map("processes"):
+        for pid, process in self.walker.read_map("processes"):
             cgroup_id, comm = next(_PROCESS.records(process))
             self.counts.processes[int.from_bytes(pid, "little")] = (comm_text(comm), cgroup_id)
+
+    def _configure(self, **values: int) -> None:
+        self.walker.write_section(".data", globals_section("count_owners", ".data", {"slot_bits": self.bits, **values}))
+
+    def _read_classes(self) -> None:
+        for key, number in self.walker.read_map("classes"):
+            index = int.from_bytes(number, "little")
+            found = self.class_by_index[index] = next(_CLASS.named(key))
+            numbers = _COUNTS.unpack(self.walker.read_element("counts", index))
+            for at, count in enumerate(numbers):
+                if count:
+                    group = _group_of(found, at % 16, AF_INET6 if at >= 16 else AF_INET)
+                    if self._is_asked(group):
+                        self.counts.counts.append((group, count))
 
     def _is_asked(self, group: OwnedGroup) -> bool:
         family = self.request.family
         return bool(self.request.states >> group.state & 1) and (family is None or family == group.family)
 
     def _mark(self) -> list[dict[str, int]]:
-        """The first walk: keeps the descriptors of shared sockets; returns those of sockets in state CLOSE."""
+        """The walk over descriptors: keeps those of sockets that a mark cannot hold, returns those in state CLOSE."""
         closed = []
-        for row in _DESCRIPTOR.named(drain(self.marker.open_iterator)):
+        for row in _DESCRIPTOR.named(drain(lambda: self.walker.open_iterator("mark_owners"))):
             if row["state"] == TcpState.CLOSE:
                 closed.append(row)
             else:
                 self.descriptors.setdefault(row["cookie"], []).append(row)
-        if global_value("mark_owners", "unmarked", self.marker.read_section(".bss")):
-            raise SourceError("BPF failed ({request}: {reason})", request="sk_storage", reason="out of memory")
         return closed
-
-    def _mark_new(self) -> None:
-        """The first walk once more, for sockets that had no mark."""
-        self.marker.write_section(".bss", globals_section("mark_owners", ".bss", {"only_new": 1}))
-        for row in _DESCRIPTOR.named(drain(self.marker.open_iterator)):
-            rows = self.descriptors.setdefault(row["cookie"], [])
-            if not any(known["tgid"] == row["tgid"] and known["fd"] == row["fd"] for known in rows):
-                rows.append(row)
 
     def _walk_sockets(self, *, first: bool) -> list[dict[str, int]]:
         """The second walk, in each namespace that was asked for."""
@@ -133,7 +141,7 @@ class _Walks:
         def enter() -> tuple[int, socket]:
             diag = open_diag_socket()  # it knows the namespace's cookie
             try:
-                return self.counter.open_iterator(), diag
+                return self.walker.open_iterator("count_owners"), diag
             except BaseException:
                 diag.close()
                 raise
@@ -157,24 +165,25 @@ class _Walks:
             return {}
         from finwait.sources.proc_fd import hidden_processes
 
-        self.counter.write_section(".bss", globals_section("count_owners", ".bss", {"only_unmarked": 1}))
+        self._configure(only_unmarked=1)
         still = {row["cookie"] for row in self._walk_sockets(first=False)}
         kind = NOT_PERMITTED if hidden_processes(self.request.roots.proc) else NO_DESCRIPTOR
         return {cookie: kind if cookie in still else None for cookie in cookies}
 
     def _add_loose(self, loose: list[dict[str, int]], unheld: dict[int, str | None]) -> None:
         for row in loose:
-            group = _group_of(row)
+            held = self.descriptors.get(row["cookie"], [])
+            first = self.class_by_index.get(row["class_index"])
+            group = _group_of(first or (held[0] if held else row), row["state"], row["family"], row["owner_kind"])
             if not self._is_asked(group):
                 continue
-            owners = {held["tgid"] for held in self.descriptors.get(row["cookie"], ())}
-            if row["reason"] == NO_ROOM:
-                self.counts.counts.append((group, 1))
-            elif owners or row["reason"] == SHARED:
-                self.counts.shared.append([_owned_by(group, pid) for pid in sorted(owners | {row["tgid"]} - {0})])
-            else:
-                group.kind = unheld.get(row["cookie"], NO_DESCRIPTOR)
-                self.counts.counts.append((group, 1))
+            owners = {descriptor["tgid"] for descriptor in held} | ({first["tgid"]} if first else set())
+            if owners:
+                self.counts.shared.append([_owned_by(group, pid) for pid in sorted(owners)])
+                continue
+            if row["reason"] == NO_MARK:
+                group.kind = unheld.get(row["cookie"])
+            self.counts.counts.append((group, 1))
 
     def _add_closed(self, closed: list[dict[str, int]], moved: set[int]) -> None:
         """Sockets in state CLOSE: bound ones are counted, whoever holds an ended connection or a fresh one is remembered."""
@@ -190,23 +199,25 @@ class _Walks:
                 tally = self.counts.ghosts if is_ghost else self.counts.unconnected
                 tally[row["tgid"]] = tally.get(row["tgid"], 0) + 1
             if row["is_bound"]:
-                group = _group_of({**row, "owner_kind": 0})
+                group = _group_of(row, TcpState.CLOSE, row["family"])
                 if self._is_asked(group):
                     owners.setdefault(row["cookie"], []).append(group)
         self.counts.shared.extend(owners.values())
 
 
-def _group_of(row: dict[str, int]) -> OwnedGroup:
-    kind = OWNER_KINDS[row["owner_kind"]]
+def _group_of(row: dict[str, int], state: int, family: int, owner_kind: int = 0) -> OwnedGroup:
+    """A group of the class that `row` tells: a class, a descriptor or a loose socket."""
+    kind = OWNER_KINDS[row.get("owner_kind", owner_kind)]
     pid = row["tgid"] if kind == PROCESS else None
-    return OwnedGroup(row["netns_cookie"], row["cgroup_id"], pid, row["uid"], row["state"], row["family"], kind)
+    return OwnedGroup(row["netns_cookie"], row["cgroup_id"], pid, row["uid"], state, family, kind)
 
 
 def _owned_by(group: OwnedGroup, pid: int) -> OwnedGroup:
     return OwnedGroup(group.netns_cookie, group.cgroup_id, pid, group.uid, group.state, group.family, PROCESS)
 
 
-_GROUP = Layout("finwait_group")
+_CLASS = Layout("finwait_class")
+_COUNTS = Struct("=32Q")  # struct finwait_counts
 _LOOSE = Layout("finwait_loose")
 _DESCRIPTOR = Layout("finwait_descriptor")
 _PROCESS = Layout("finwait_process")

@@ -56,10 +56,10 @@ _KIND = {kind: number for number, kind in enumerate(OWNER_KINDS)}
 class OwnerIndex:
     """Descriptors of sockets, in order of `keys`. keys: cookies (by BPF) or inodes (by /proc) as u8; pids, fds: u4 of the
     same length. matched_by: as in table.owners. processes: (name, cgroup id) by process id. hidden: processes that could not
-    be looked at.
+    be looked at. matched: which of the descriptors a row was found for.
     """  # fmt: skip
 
-    __slots__ = ("by_cookie", "fds", "hidden", "keys", "matched_by", "pids", "processes")
+    __slots__ = ("by_cookie", "fds", "hidden", "keys", "matched", "matched_by", "pids", "processes")
 
     def __init__(
         self,
@@ -73,10 +73,20 @@ class OwnerIndex:
     ) -> None:
         order = np.lexsort((fds, pids, keys))
         self.keys, self.pids, self.fds = keys[order], pids[order], fds[order]
+        self._drop_copies()
+        self.matched = np.zeros(len(self.keys), dtype=np.bool_)
         self.by_cookie = by_cookie
         self.matched_by = BY_TASK_FILE if by_cookie else BY_PROC_FD
         self.processes = dict(processes or {})
         self.hidden = hidden or []
+
+    def _drop_copies(self) -> None:
+        """A thread with descriptors of its own has copies of its process's, under the same numbers."""
+        columns = (self.keys, self.pids, self.fds)
+        is_first = np.ones(len(self.keys), dtype=np.bool_)
+        is_first[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
+        if not is_first.all():
+            self.keys, self.pids, self.fds = (column[is_first] for column in columns)
 
 
 def read_index(source: str, roots: Roots, notices: list[Notice]) -> OwnerIndex:
@@ -210,6 +220,7 @@ class OwnerJoin:
             rank = np.arange(len(rows)) - begins[rows]
             at = np.where(owned, first[rows] + rank, 0)
             pids, fds = self._index.pids[at], self._index.fds[at]
+            self._index.matched[at[owned]] = True
         columns = dict(wide.columns)
         columns["pid"] = ColumnData(pids, owned)
         columns["fd"] = ColumnData(fds, owned)
@@ -265,6 +276,11 @@ class OwnerJoin:
             named = found["container"].valid_mask() | found["unit"].valid_mask()
         how = BY_PROC_FD if self._index is None else self._index.matched_by
         return ColumnData(np.where(owned, 0, 1).astype("i4"), owned | named, (how, BY_CGROUP_ID))
+
+    @property
+    def index(self) -> OwnerIndex | None:
+        """The descriptors as they were last looked at; None where no row asked for them."""
+        return self._index
 
     def finish(self) -> list[Notice]:
         """What to tell when all batches are joined."""

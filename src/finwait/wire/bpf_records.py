@@ -19,7 +19,7 @@ SHARED = ENUMS["FINWAIT_SHARED"]
 NO_MARK = ENUMS["FINWAIT_NO_MARK"]
 NO_FILE = ENUMS["FINWAIT_NO_FILE"]
 NO_ROOM = ENUMS["FINWAIT_NO_ROOM"]
-_CODES = {"u1": "B", "u2": "H", "u4": "I", "u8": "Q", "16u1": "16s", "S16": "16s"}
+_CODES = {"32u8": "256s", "u1": "B", "u2": "H", "u4": "I", "u8": "Q", "16u1": "16s", "S16": "16s"}
 
 
 class Layout:
