@@ -1,8 +1,8 @@
 """`python -m benchmarks`: finwait beside its peers, in one run, on the same sockets; prints the table of the README.
 
 Each population stands in a namespace of its own. The commands take turns; a number is the median of their runs, a ratio is
-to `ss -tan` of the same run (for few sockets: to the bare interpreter), with a star to `ss -tanp`. Peak memory is that of the process itself (wait4).
-finwait is byte-compiled first, as pip leaves it.
+to `ss -tan` of the same run (for few sockets: to the bare interpreter), with a star to `ss -tanp`. Peak memory is that of the
+process itself (wait4). finwait is byte-compiled first, as pip leaves it.
 """
 
 from __future__ import annotations

@@ -127,6 +127,11 @@ class Builder:
         for sock in self._open:  # should the holder be killed, no orphan keeps the namespace alive
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
+    @property
+    def open_sockets(self) -> list[socket.socket]:
+        """Those that have a descriptor."""
+        return self._open
+
     def rearm_time_waits(self) -> None:
         """Start the 60 seconds of every TIME_WAIT anew, once 20 have gone by."""
         if time.monotonic() - self._rearmed_at < _TIME_WAIT_REARM_S:

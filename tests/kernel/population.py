@@ -51,7 +51,7 @@ _SYSCTLS: dict[str, str | int] = {
 }
 
 
-def _enter_namespace(sysctls: dict[str, str | int]) -> None:
+def enter_peered_namespace(sysctls: dict[str, str | int]) -> None:
     """A namespace with lo and a veth pair: `near` is the kernel's, `far` is the scripted peer's."""
     namespace.enter_own_namespace()
     namespace.die_with_parent(namespace.destroy_all)
@@ -85,13 +85,14 @@ def _await_exactly(held: list[HeldSocket]) -> None:
         time.sleep(0.002)
 
 
-def _hold(builder: Builder) -> None:
+def hold(*builders: Builder) -> None:
     """Keep TIME_WAIT alive until standard input closes."""
     while True:
         readable, _, _ = select.select([0], [], [], 1.0)
         if readable and not os.read(0, 4096):
             return
-        builder.rearm_time_waits()
+        for builder in builders:
+            builder.rearm_time_waits()
 
 
 def main() -> None:
@@ -99,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", required=True, help="JSON: {groups: [{state, count, family, ...}], shuffle: seed}")
     spec = Spec.from_json(parser.parse_args().spec)
-    _enter_namespace(spec.sysctls)
+    enter_peered_namespace(spec.sysctls)
     peer = TcpPeer("far", bytes.fromhex(NEAR_MAC.replace(":", "")))
     try:
         builder = Builder(spec, peer)
@@ -107,7 +108,7 @@ def main() -> None:
         _await_exactly(builder.held)
         facts = {"pid": os.getpid(), "sockets": [list(asdict(one).values()) for one in builder.held]}
         print(json.dumps(facts), flush=True)
-        _hold(builder)
+        hold(builder)
     finally:
         namespace.destroy_all()
 
