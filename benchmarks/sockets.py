@@ -25,9 +25,10 @@ import time
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any
 
+from finwait.lab import namespace
+from finwait.lab.links import lay_cable
+from finwait.lab.peer import ACK, FIN, Segment, TcpPeer
 from finwait.tcp.state import TcpState
-from tests.kernel import namespace
-from tests.kernel.tcp_peer import ACK, FIN, Segment, TcpPeer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,16 +53,6 @@ TCP_REPAIR_WINDOW = 29
 _REPAIR_WINDOW = struct.pack("=IIIII", 0, 65535, 65535, 65535, 0)  # struct tcp_repair_window; both sequences begin at 0
 
 _SYSCTLS: dict[str, str | int] = {"net.ipv4.tcp_max_tw_buckets": 1 << 23}
-_LINKS = (
-    "link set lo up",
-    f"link add near address {_NEAR_MAC} type veth peer name far address 02:00:00:00:00:02",
-    "link set far arp off up",
-    "link set near arp off up",
-    "addr add 10.0.0.1/24 dev near",
-    "addr add fd77::1/112 dev near nodad",
-    "route add 10.0.0.0/8 via 10.0.0.2",
-    "route add fd77::/64 via fd77::2",
-)
 
 
 class Share:
@@ -219,8 +210,9 @@ def main() -> None:
     namespace.enter_own_namespace()
     namespace.die_with_parent(lambda: None)  # the workers die in turn; repaired sockets and TIME_WAIT leave no orphan
     namespace.raise_descriptor_limit()
-    namespace.run_ip(*_LINKS)
-    namespace.await_ipv6_address(IPv6Address("fd77::1"))
+    near = (IPv4Address("10.0.0.1"), IPv6Address("fd77::1"))
+    lay_cable(near, (IPv4Address("10.0.0.2"), IPv6Address("fd77::2")), _NEAR_MAC, "02:00:00:00:00:02")
+    namespace.await_ipv6_address(near[1])
     namespace.write_sysctls(_SYSCTLS)
     holder = Holder(arguments.count, arguments.mix, arguments.family, arguments.seed)
     by_state = holder.await_exactly()

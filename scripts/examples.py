@@ -152,7 +152,7 @@ def difference(example: Example, printed: str) -> str:
 
 def refresh_populations(root: Path) -> None:
     """Write into the pages what their examples with populations print now. Needs root or user namespaces."""
-    from tests.kernel.population import Population, Spec
+    from finwait.lab.population import Population, Spec
 
     texts = {page: (root / page).read_text(encoding="utf-8") for page in pages(root)}
     for name in sorted(set().union(*map(populations_of, texts.values()))):

@@ -15,11 +15,11 @@ import pytest
 
 from finwait import errors
 from finwait.cli.main import COMMANDS
+from finwait.lab.population import Population, Spec
 from finwait.table.columns import COLUMNS
 from finwait.tcp.state import SPELLINGS
 from scripts import examples
 from scripts.commands import build_parser, takes_filter
-from tests.kernel.population import Population, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

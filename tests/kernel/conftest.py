@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kernel.population import Population
-from tests.kernel.spec import Group, Spec
+from finwait.lab.population import Population
+from finwait.lab.spec import Group, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator

@@ -9,8 +9,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tests.kernel.population import Population
+    from finwait.lab.population import Population
 
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 COMMAND = (sys.executable, "-m", "finwait")
 ENVIRONMENT = {**os.environ, "LC_ALL": "C.UTF-8"}
 

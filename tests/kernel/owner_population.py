@@ -20,11 +20,12 @@ import threading
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.kernel import namespace
-from tests.kernel.builder import NEAR_MAC, Builder, enter_repaired_connection, read_cookie
-from tests.kernel.population import REPOSITORY, enter_peered_namespace, hold
-from tests.kernel.spec import Group, Spec
-from tests.kernel.tcp_peer import TcpPeer
+from finwait.lab import namespace
+from finwait.lab.builder import NEAR_MAC, Builder, enter_repaired_connection, read_cookie
+from finwait.lab.peer import TcpPeer
+from finwait.lab.population import enter_peered_namespace, hold
+from finwait.lab.spec import Group, Spec
+from tests.kernel.finwait_command import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -131,7 +132,7 @@ def _listen_in_threads() -> list[Held]:
 
 def _listen_elsewhere() -> list[Held]:
     namespace.enter_own_namespace()
-    namespace.run_ip("link set lo up")
+    namespace.bring_up_loopback()
     listeners = _listen(LISTENERS_ELSEWHERE)
     connections = [socket.socket() for _ in range(CONNECTIONS_ELSEWHERE)]
     for at, one in enumerate(connections):

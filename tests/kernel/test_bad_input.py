@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from finwait.lab.population import Population
+from finwait.lab.spec import Group, Spec
 from tests.kernel.bad_input import AS_NOBODY, refusal, refusal_in_mounts, run_bytes
 from tests.kernel.finwait_command import COMMAND, output_of
-from tests.kernel.population import Population
-from tests.kernel.spec import Group, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from finwait.lab.population import Population
+from finwait.lab.spec import Group, Spec
 from tests.kernel.bad_input import IN_OWN_MOUNTS, left_in, one_line, refusal, run_bytes, told
 from tests.kernel.finwait_command import COMMAND, ENVIRONMENT, output_of
-from tests.kernel.population import Population
-from tests.kernel.spec import Group, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

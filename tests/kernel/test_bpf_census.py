@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 import finwait
+from finwait.lab.population import Population
+from finwait.lab.spec import FAMILIES, Group, Spec
 from finwait.sources import choice, libbpf
 from finwait.sources.bpf_table import COLUMNS
 from finwait.table.request import Request, Roots
 from finwait.tcp.state import LIFE_ORDER, TcpState
 from tests.kernel.bad_input import open_descriptors
 from tests.kernel.finwait_command import counts_of, document_of, output_of
-from tests.kernel.population import Population
-from tests.kernel.spec import FAMILIES, Group, Spec
 from tests.kernel.test_census import MIXED, UNIFORM, tokens
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from finwait.lab.population import Population
+from finwait.lab.spec import FAMILIES, Group, Spec
 from finwait.tcp.state import LIFE_ORDER, TcpState
 from tests.kernel.finwait_command import counts_of, document_of, output_of, run
-from tests.kernel.population import Population
-from tests.kernel.spec import FAMILIES, Group, Spec
 from tests.kernel.test_population import EVERYTHING
 
 if TYPE_CHECKING:

@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import finwait
+from finwait.lab.population import Population
+from finwait.lab.spec import FAMILIES, Group, Spec
 from finwait.query.parser import parse_filter
 from finwait.render.rows import RowRenderer
 from finwait.sources.bindings import find_cgroup2_mounts
@@ -19,8 +21,6 @@ from finwait.sources.services import port_of_service
 from finwait.table.request import Roots
 from finwait.tcp.state import LIFE_ORDER, STATE_GROUPS, TcpState
 from tests.kernel.finwait_command import output_of
-from tests.kernel.population import Population
-from tests.kernel.spec import FAMILIES, Group, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

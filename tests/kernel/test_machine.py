@@ -10,19 +10,19 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from finwait.lab.spec import Group
 from finwait.sources import libbpf
 from finwait.sources.machine import PROBES, capabilities
 from finwait.sources.proc_fd import hidden_processes
 from tests.kernel.bad_input import AS_NOBODY
 from tests.kernel.finwait_command import COMMAND, ENVIRONMENT, document_of, run
-from tests.kernel.spec import Group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import pytest
 
-    from tests.kernel.population import Population
+    from finwait.lab.population import Population
 
 BPF_PROGRAMS = ("bpf_count", "bpf_list", "bpf_descriptors", "bpf_owners", "bpf_namespaces")
 # What may be missing on a machine that runs the kernel tests.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import finwait
+from finwait.lab.spec import Group
 from finwait.sources.proc_fd import hidden_processes
 from finwait.tcp.state import TcpState
 from finwait.text.escape import escape_foreign
@@ -29,14 +30,13 @@ from tests.kernel.owner_population import (
     UNHELD,
     OwnerPopulation,
 )
-from tests.kernel.spec import Group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from finwait.lab.population import Population
     from finwait.table.snapshot import Snapshot
     from finwait.table.table import Connection
-    from tests.kernel.population import Population
 
 SOURCES = ("bpf", "auto", "sock_diag")  # sock_diag: owners by /proc
 THE_TABLE = "sport >= :0"  # a filter that every socket passes and no count in the kernel takes

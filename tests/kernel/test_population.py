@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks.sockets import MIXES, BusyHost
+from finwait.lab.peer import ACK, Segment, build_packet, internet_checksum, parse_frame
+from finwait.lab.spec import FAMILIES, Group, Spec
 from finwait.tcp.state import LIFE_ORDER, TcpState
-from tests.kernel.population import REPOSITORY
-from tests.kernel.spec import FAMILIES, Group, Spec
-from tests.kernel.tcp_peer import ACK, Segment, build_packet, internet_checksum, parse_frame
+from tests.kernel.finwait_command import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.kernel.population import Population
+    from finwait.lab.population import Population
 
     Hold = Callable[..., Population]
 
@@ -211,7 +211,7 @@ def test_the_order_of_creation_depends_on_the_seed_only(population: Hold) -> Non
 
 def test_the_holder_dies_with_its_parent() -> None:
     code = (
-        "import sys; from tests.kernel.population import *\n"
+        "import sys; from finwait.lab.population import *\n"
         "with Population(Spec((Group('FIN_WAIT1', 1009),))) as held: print(held.pid, flush=True); sys.stdin.read()\n"
     )
     before = count_orphans()

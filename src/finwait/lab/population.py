@@ -3,8 +3,8 @@
     with Population(Spec((Group("LISTEN", 3), Group("CLOSE_WAIT", 23, family="ipv6")), shuffle=7)) as population:
         population.pid, population.netns_path, population.sockets, population.run("ss", "-tan")
 
-A holder process (``python -m tests.kernel.population --spec JSON``) leaves for its own namespace, opens every socket
-against the scripted peer of `tests.kernel.tcp_peer`, waits until sock_diag shows exactly those rows, prints one line of
+A holder process (``python -m finwait.lab.population --spec JSON``) leaves for its own namespace, opens every socket
+against the scripted peer of `finwait.lab.peer`, waits until sock_diag shows exactly those rows, prints one line of
 JSON with the facts, and holds until its standard input closes. No other TCP socket exists in that namespace, and
 nothing but timers changes in it. It holds for a quarter of an hour (FIN_WAIT2 mini-sockets: for 60 s).
 """
@@ -23,17 +23,17 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from tests.kernel import namespace
-from tests.kernel.builder import GATEWAY_IPV4, GATEWAY_IPV6, NEAR_IPV4, NEAR_IPV6, NEAR_MAC, Builder
-from tests.kernel.spec import Group, HeldSocket, Spec
-from tests.kernel.tcp_peer import TcpPeer
+from finwait.lab import namespace
+from finwait.lab.builder import GATEWAY_IPV4, GATEWAY_IPV6, NEAR_IPV4, NEAR_IPV6, NEAR_MAC, Builder
+from finwait.lab.links import lay_cable
+from finwait.lab.peer import TcpPeer
+from finwait.lab.spec import Group, HeldSocket, Spec
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = ["Group", "HeldSocket", "Population", "Spec"]
 
-REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FAR_MAC = "02:00:00:00:00:02"
 _SETTLE_S = 30.0  # patience for the kernel to show what was made
 
@@ -56,18 +56,13 @@ def enter_peered_namespace(sysctls: dict[str, str | int]) -> None:
     namespace.enter_own_namespace()
     namespace.die_with_parent(namespace.destroy_all)
     namespace.raise_descriptor_limit()
-    namespace.run_ip(
-        "link set lo up",
-        f"link add near address {NEAR_MAC} type veth peer name far address {FAR_MAC}",
-        "link set far arp off up",
-        "link set near arp off up",
-        f"addr add {NEAR_IPV4}/24 dev near",
-        f"addr add {NEAR_IPV6}/112 dev near nodad",
-        f"route add 10.0.0.0/8 via {GATEWAY_IPV4}",
-        f"route add fd77::/64 via {GATEWAY_IPV6}",
-    )
+    lay_cable((NEAR_IPV4, NEAR_IPV6), (GATEWAY_IPV4, GATEWAY_IPV6), NEAR_MAC, FAR_MAC)
     namespace.await_ipv6_address(NEAR_IPV6)
     namespace.write_sysctls(_SYSCTLS | sysctls)
+
+
+def _octets(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))
 
 
 def _await_exactly(held: list[HeldSocket]) -> None:
@@ -101,13 +96,14 @@ def main() -> None:
     parser.add_argument("--spec", required=True, help="JSON: {groups: [{state, count, family, ...}], shuffle: seed}")
     spec = Spec.from_json(parser.parse_args().spec)
     enter_peered_namespace(spec.sysctls)
-    peer = TcpPeer("far", bytes.fromhex(NEAR_MAC.replace(":", "")))
+    peer = TcpPeer("far", _octets(NEAR_MAC))
     try:
         builder = Builder(spec, peer)
         builder.build()
         _await_exactly(builder.held)
         facts = {"pid": os.getpid(), "sockets": [list(asdict(one).values()) for one in builder.held]}
-        print(json.dumps(facts), flush=True)
+        sys.stdout.write(json.dumps(facts) + "\n")
+        sys.stdout.flush()
         hold(builder)
     finally:
         namespace.destroy_all()
@@ -122,9 +118,9 @@ class Population:
         self._holder: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Population:
-        command = (sys.executable, "-m", "tests.kernel.population", "--spec", json.dumps(asdict(self.spec)))
+        command = (sys.executable, "-P", "-m", "finwait.lab.population", "--spec", json.dumps(asdict(self.spec)))
         self._holder = subprocess.Popen(
-            command, cwd=REPOSITORY, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         assert self._holder.stdout is not None
         line = self._holder.stdout.readline()

@@ -14,9 +14,9 @@ import time
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
+from finwait.lab.peer import FarEnd, TcpPeer
+from finwait.lab.spec import Group, HeldSocket, Spec
 from finwait.tcp.state import TcpState
-from tests.kernel.spec import Group, HeldSocket, Spec
-from tests.kernel.tcp_peer import FarEnd, TcpPeer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,7 +117,7 @@ class Builder:
         """Make everything: listeners first, the accept queues last, the rest in the order that was asked for."""
         singles = [group for group in self._spec.groups for _ in range(group.count)]
         if self._spec.shuffle is not None:
-            random.Random(self._spec.shuffle).shuffle(singles)
+            random.Random(self._spec.shuffle).shuffle(singles)  # noqa: S311 - an order, no secret
         singles.sort(key=lambda group: (group.state != "LISTEN", not group.accepted))
         for group in singles:
             self._make(group)

@@ -12,12 +12,13 @@ import resource
 import signal
 import socket
 import struct
-import subprocess
 import time
 from collections import Counter
 from ipaddress import IPv6Address
 from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, NamedTuple
+
+from finwait.lab.links import Links
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -92,9 +93,10 @@ def write_sysctls(values: Mapping[str, str | int]) -> None:
             file.write(str(value))
 
 
-def run_ip(*commands: str) -> None:
-    """Run commands of ip(8), all in one process."""
-    subprocess.run(("ip", "-batch", "-"), input="\n".join(commands), text=True, check=True)
+def bring_up_loopback() -> None:
+    """A new namespace's lo is down."""
+    with Links() as links:
+        links.set_up("lo")
 
 
 def await_ipv6_address(address: IPv6Address) -> None:
