@@ -12,6 +12,7 @@ from finwait.table.owners import BY_CGROUP_ID, BY_TASK_FILE, NOT_PERMITTED
 from finwait.table.snapshot import Notice, Provenance, Snapshot
 from finwait.tcp.state import TcpState
 from finwait.text.messages import mark
+from finwait.wire.inet_diag import ALL_STATES_MASK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class _Naming:
         from finwait.sources.owner_names import OwnerNames
 
         self.by = by
+        self.all_states = request.states == ALL_STATES_MASK
         self.counts = counts
         self.provenance = provenance
         self.names = OwnerNames(request.roots, counts.processes)
@@ -88,7 +90,7 @@ class _Naming:
             )
 
     def _ghosts(self) -> list[tuple[str | None, int, int]] | None:
-        if not {"process", "pid"} & set(self.by):
+        if not {"process", "pid"} & set(self.by) or not self.all_states:
             return None
         return [(self.names.process(pid), pid, count) for pid, count in sorted(self.counts.ghosts.items())]
 

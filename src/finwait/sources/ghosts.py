@@ -16,7 +16,7 @@ from finwait.sources.choice import may_load_bpf
 from finwait.sources.libbpf import BpfObject, drain
 from finwait.sources.namespaces import label
 from finwait.sources.owners import OwnerIndex, read_proc_index
-from finwait.sources.proc_fd import read_comm, read_protocol
+from finwait.sources.proc_fd import read_comm, read_inode, read_protocol
 from finwait.sources.readers import open_readers
 from finwait.table.batch import Batch, ColumnData
 from finwait.table.owners import BY_PROC_FD, BY_TASK_FILE, OWNER_KINDS
@@ -25,6 +25,7 @@ from finwait.table.snapshot import Notice
 from finwait.tcp.state import TcpState
 from finwait.text.messages import mark
 from finwait.wire.bpf_records import globals_section, numpy_dtype
+from finwait.wire.inet_diag import AF_INET, AF_INET6
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def count_ghosts(
     with which all sockets there were joined, where that was done.
     """  # fmt: skip
     found: dict[tuple[int, str | None], int] = {}
-    for batch in read_ghosts(source, request, netns, notices, index):
+    for every in read_ghosts(source, request, netns, notices, index):
+        batch = every if request.family is None else every.take(every.column("family").values == request.family)
         process = batch.column("process")
         for pid, code in zip(batch.column("pid").values.tolist(), process.values.tolist(), strict=True):
             key = (pid, (process.dictionary or ())[code])
@@ -74,7 +76,10 @@ def read_ghosts(
     notices.append(Notice("ghosts_not_told_apart", NOT_TOLD_APART, missing="ghosts", remedy=NOT_TOLD_REMEDY))
     left = _unmatched(request) if index is None or index.by_cookie else index
     inodes, pids, fds = (column[~left.matched].tolist() for column in (left.keys, left.pids, left.fds))
-    yield from _by_proc(request, netns, zip(inodes, pids, fds, strict=True))
+    held = _tcp_descriptors(request, netns, zip(inodes, pids, fds, strict=True))
+    held = _still_unseen(request, held)
+    if held:
+        yield _batch_of(request, held)
 
 
 def _by_bpf(netns: Sequence[Netns]) -> Iterator[Batch]:
@@ -123,8 +128,12 @@ def _unmatched(request: Request) -> OwnerIndex:
     return index
 
 
-def _by_proc(request: Request, netns: Sequence[Netns], descriptors: Iterable[tuple[int, int, int]]) -> Iterator[Batch]:
-    """Those of `descriptors` (inode, process id, number), which no dump shows, that are TCP sockets of processes in `netns`."""
+def _tcp_descriptors(
+    request: Request, netns: Sequence[Netns], descriptors: Iterable[tuple[int, int, int]]
+) -> list[tuple[int, int, int, int]]:
+    """(process id, number, inode, family) of those of `descriptors` (inode, process id, number) that are TCP sockets of
+    processes in `netns`.
+    """  # fmt: skip
     places = {place.inode for place in netns}
     held: list[tuple[int, int, int, int]] = []
     inside: dict[int, bool] = {}
@@ -133,9 +142,26 @@ def _by_proc(request: Request, netns: Sequence[Netns], descriptors: Iterable[tup
             inside[pid] = _netns_inode(request.roots.proc, pid) in places
         protocol = read_protocol(request.roots.proc, pid, fd) if inside[pid] else None
         if protocol in _PROTOCOLS:
-            held.append((pid, fd, inode, 10 if protocol == "TCPv6" else 2))
+            held.append((pid, fd, inode, AF_INET6 if protocol == "TCPv6" else AF_INET))
+    return held
+
+
+def _still_unseen(request: Request, held: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
+    """Those of `held` that another dump does not show either, and that are there after it: not opened since the first one, nor
+    closed, nor another socket by now.
+    """  # fmt: skip
     if not held:
-        return
+        return []
+    shown = set(_dumped_inodes(request).tolist())
+    proc = request.roots.proc
+    return [
+        (pid, fd, inode, family)
+        for pid, fd, inode, family in held
+        if inode not in shown and read_inode(proc, pid, fd) == inode
+    ]
+
+
+def _batch_of(request: Request, held: list[tuple[int, int, int, int]]) -> Batch:
     pids, fds, numbers, families = (np.asarray(column) for column in zip(*held, strict=True))
     distinct, inverse = np.unique(pids, return_inverse=True)
     names = tuple(read_comm(pid, request.roots.proc) or "?" for pid in distinct.tolist())
@@ -146,7 +172,7 @@ def _by_proc(request: Request, netns: Sequence[Netns], descriptors: Iterable[tup
         "family": ColumnData(families.astype(np.uint8)),
         "process": ColumnData(inverse.astype("i4"), None, names),
     }
-    yield _finished(columns, len(held), BY_PROC_FD)
+    return _finished(columns, len(held), BY_PROC_FD)
 
 
 def _dumped_inodes(request: Request) -> Array:

@@ -193,6 +193,8 @@ class _Walks:
         for row in closed:
             if row["netns_cookie"] not in cookies or row["cookie"] in moved or (row["cookie"], row["tgid"]) in seen:
                 continue
+            if self.request.family not in {None, row["family"]}:
+                continue
             seen.add((row["cookie"], row["tgid"]))
             is_ghost = row["shutdown"] == SHUT_BOTH
             if is_ghost or not row["is_bound"]:

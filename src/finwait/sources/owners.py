@@ -192,7 +192,10 @@ class OwnerJoin:
         return np.where(known, _KIND[self._unheld_kind or NO_DESCRIPTOR], UNKNOWN_KIND)
 
     def _look(self) -> None:
+        before = self._index
         self._index = read_index(self.source, self.roots, self.notices)
+        if before is not None and before.by_cookie == self._index.by_cookie:
+            self._index.matched |= np.isin(self._index.keys, before.keys[before.matched])
         self._hidden = self._index.hidden
         self._looks += 1
         self.names.add_processes(self._index.processes)

@@ -139,6 +139,14 @@ def read_protocol(proc: str, pid: int, fd: int) -> str | None:
         return None
 
 
+def read_inode(proc: str, pid: int, fd: int) -> int | None:
+    """The inode number of the file behind a descriptor; None where it cannot be had."""
+    try:
+        return os.stat(f"{proc}/{pid}/fd/{fd}").st_ino
+    except OSError:
+        return None
+
+
 def read_comm(pid: int, proc: str = "/proc") -> str | None:
     """The name of process `pid`; None where it has ended."""
     try:
