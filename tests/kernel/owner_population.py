@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from finwait.lab import namespace
 from finwait.lab.builder import NEAR_MAC, Builder, enter_repaired_connection, read_cookie
+from finwait.lab.holder import enter_peered_namespace, hold
 from finwait.lab.peer import TcpPeer
-from finwait.lab.population import enter_peered_namespace, hold
 from finwait.lab.spec import Group, Spec
 from tests.kernel.finwait_command import REPOSITORY
 

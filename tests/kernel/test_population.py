@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks.sockets import MIXES, BusyHost
+from finwait.errors import SourceError
 from finwait.lab.peer import ACK, Segment, build_packet, internet_checksum, parse_frame
 from finwait.lab.spec import FAMILIES, Group, Spec
 from finwait.tcp.state import LIFE_ORDER, TcpState
@@ -276,7 +277,7 @@ def test_a_spec_that_contradicts_itself_is_refused() -> None:
 
 
 def test_a_failed_holder_tells_why(population: Hold) -> None:
-    with pytest.raises(RuntimeError, match="No such file or directory"):
+    with pytest.raises(SourceError, match="No such file or directory"):
         population(sysctls={"net.ipv4.no_such_variable": 1})
 
 

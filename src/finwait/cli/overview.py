@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "count": mark("count connections by state, or by any columns (the command when none is named)"),
     "list": mark("one line a connection"),
+    "lab": mark("real sockets in any state, to look at and to learn from"),
     "capabilities": mark("what this machine can do for finwait, and what is missing"),
 }
 EXAMPLES = (

@@ -64,6 +64,11 @@ def enter_own_namespace() -> None:
                 file.write(text)
 
 
+def enter_namespace(descriptor: int) -> None:
+    """setns(2) into the namespace of an nsfs descriptor. Raises OSError."""
+    _check(_libc.setns(descriptor, 0), "setns")
+
+
 def die_with_parent(clean_up: Callable[[], None]) -> None:
     """Get SIGTERM when the parent's thread that started us ends; SIGTERM cleans up and ends the process at once.
 
@@ -76,7 +81,10 @@ def die_with_parent(clean_up: Callable[[], None]) -> None:
         os._exit(128 + signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, on_sigterm)
+    parent = os.getppid()
     _check(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0), "prctl")
+    if os.getppid() != parent:  # it ended before the kernel knew
+        on_sigterm()
 
 
 def raise_descriptor_limit() -> int:

@@ -3,141 +3,132 @@
     with Population(Spec((Group("LISTEN", 3), Group("CLOSE_WAIT", 23, family="ipv6")), shuffle=7)) as population:
         population.pid, population.netns_path, population.sockets, population.run("ss", "-tan")
 
-A holder process (``python -m finwait.lab.population --spec JSON``) leaves for its own namespace, opens every socket
-against the scripted peer of `finwait.lab.peer`, waits until sock_diag shows exactly those rows, prints one line of
-JSON with the facts, and holds until its standard input closes. No other TCP socket exists in that namespace, and
-nothing but timers changes in it. It holds for a quarter of an hour (FIN_WAIT2 mini-sockets: for 60 s).
+A holder process (`finwait.lab.holder`) has them. It ends with its parent, and each cleans up where the other was killed:
+sockets whose program has gone would keep their namespace alive until their retransmissions run out.
 """
 
 from __future__ import annotations
 
-import argparse
+import errno
 import json
 import os
-import select
-import socket
+import signal
 import subprocess
 import sys
-import time
-from collections import Counter
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from finwait.errors import NotPermitted, SourceError
 from finwait.lab import namespace
-from finwait.lab.builder import GATEWAY_IPV4, GATEWAY_IPV6, NEAR_IPV4, NEAR_IPV6, NEAR_MAC, Builder
-from finwait.lab.links import lay_cable
-from finwait.lab.peer import TcpPeer
 from finwait.lab.spec import Group, HeldSocket, Spec
+from finwait.text.messages import mark
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = ["Group", "HeldSocket", "Population", "Spec"]
 
-FAR_MAC = "02:00:00:00:00:02"
-_SETTLE_S = 30.0  # patience for the kernel to show what was made
-
-# Retransmissions go on for a quarter of an hour, and no queue of half-open connections is ever full.
-_SYSCTLS: dict[str, str | int] = {
-    "net.core.somaxconn": 1 << 20,
-    "net.ipv4.ip_local_port_range": "10000 65535",
-    "net.ipv4.tcp_fin_timeout": 960,
-    "net.ipv4.tcp_max_syn_backlog": 1 << 20,
-    "net.ipv4.tcp_max_tw_buckets": 1 << 22,
-    "net.ipv4.tcp_orphan_retries": 15,
-    "net.ipv4.tcp_retries2": 15,
-    "net.ipv4.tcp_syn_retries": 20,
-    "net.ipv4.tcp_synack_retries": 20,
-}
-
-
-def enter_peered_namespace(sysctls: dict[str, str | int]) -> None:
-    """A namespace with lo and a veth pair: `near` is the kernel's, `far` is the scripted peer's."""
-    namespace.enter_own_namespace()
-    namespace.die_with_parent(namespace.destroy_all)
-    namespace.raise_descriptor_limit()
-    lay_cable((NEAR_IPV4, NEAR_IPV6), (GATEWAY_IPV4, GATEWAY_IPV6), NEAR_MAC, FAR_MAC)
-    namespace.await_ipv6_address(NEAR_IPV6)
-    namespace.write_sysctls(_SYSCTLS | sysctls)
-
-
-def _octets(mac: str) -> bytes:
-    return bytes.fromhex(mac.replace(":", ""))
-
-
-def _await_exactly(held: list[HeldSocket]) -> None:
-    """Wait until sock_diag shows exactly these sockets. Raises TimeoutError with the difference."""
-    asked = Counter(one.key for one in held)
-    deadline = time.monotonic() + _SETTLE_S
-    while True:
-        rows = namespace.read_rows()
-        shown = Counter((row.state, row.family == socket.AF_INET6, row.local, row.peer) for row in rows)
-        if shown == asked:
-            return
-        if time.monotonic() > deadline:
-            missing, surplus = list((asked - shown).items())[:5], list((shown - asked).items())[:5]
-            raise TimeoutError(f"the kernel does not show what was made: missing {missing}, surplus {surplus}")
-        time.sleep(0.002)
-
-
-def hold(*builders: Builder) -> None:
-    """Keep TIME_WAIT alive until standard input closes."""
-    while True:
-        readable, _, _ = select.select([0], [], [], 1.0)
-        if readable and not os.read(0, 4096):
-            return
-        for builder in builders:
-            builder.rearm_time_waits()
-
-
-def main() -> None:
-    """The holder process."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--spec", required=True, help="JSON: {groups: [{state, count, family, ...}], shuffle: seed}")
-    spec = Spec.from_json(parser.parse_args().spec)
-    enter_peered_namespace(spec.sysctls)
-    peer = TcpPeer("far", _octets(NEAR_MAC))
-    try:
-        builder = Builder(spec, peer)
-        builder.build()
-        _await_exactly(builder.held)
-        facts = {"pid": os.getpid(), "sockets": [list(asdict(one).values()) for one in builder.held]}
-        sys.stdout.write(json.dumps(facts) + "\n")
-        sys.stdout.flush()
-        hold(builder)
-    finally:
-        namespace.destroy_all()
+FAILED = mark("the lab could not make its sockets: {reason}")
+_PATIENCE_S = 10.0  # for a holder that was told to end
 
 
 class Population:
-    """A holder process and what it holds; a context manager."""
+    """A holder process and what it holds; a context manager. Entering raises NotPermitted or SourceError."""
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
         self.sockets: list[HeldSocket] = []
+        self.seconds = 0.0  # that it took to make them
         self._holder: subprocess.Popen[str] | None = None
+        self._namespaces: list[int] = []  # descriptors of the holder's: user namespace, where it has one, and network
 
     def __enter__(self) -> Population:
-        command = (sys.executable, "-P", "-m", "finwait.lab.population", "--spec", json.dumps(asdict(self.spec)))
+        command = (sys.executable, "-P", "-m", "finwait.lab.holder", "--spec", json.dumps(asdict(self.spec)))
+        # A session of its own: Ctrl-C is for the command that runs inside, and for us.
         self._holder = subprocess.Popen(
-            command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
+        try:
+            self._read_facts()
+            self._open_namespaces()
+            facts = self._read_facts()
+        except BaseException:
+            self._end(kill=True)
+            raise
+        self.seconds = facts["seconds"]
+        for state, family, local, peer, cookie, inode, fd in facts["sockets"]:
+            self.sockets.append(HeldSocket(state, family, tuple(local), tuple(peer), cookie, inode, fd))
+        return self
+
+    def _read_facts(self) -> dict[str, Any]:
+        """The holder's next line. Raises what it says went wrong."""
+        assert self._holder is not None
         assert self._holder.stdout is not None
         line = self._holder.stdout.readline()
         if not line:
             _, errors = self._holder.communicate()
-            raise RuntimeError(f"the population's holder failed:\n{errors}")
-        for state, family, local, peer, cookie, inode, fd in json.loads(line)["sockets"]:
-            self.sockets.append(HeldSocket(state, family, tuple(local), tuple(peer), cookie, inode, fd))
-        return self
+            raise SourceError(FAILED, reason=errors.strip().rpartition("\n")[2] or f"status {self._holder.returncode}")
+        facts: dict[str, Any] = json.loads(line)
+        if "error" in facts:
+            raise _error_of(facts)
+        return facts
+
+    def _open_namespaces(self) -> None:
+        for kind in ("user", "net") if os.geteuid() else ("net",):
+            self._namespaces.append(os.open(f"/proc/{self.pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._holder is not None
-        _, errors = self._holder.communicate()
-        if self._holder.returncode != 0 and error is None:
-            raise RuntimeError(f"the population's holder ended with {self._holder.returncode}:\n{errors}")
+        status, errors = self._end(kill=kind is not None)
+        if status != 0 and error is None:
+            raise SourceError(FAILED, reason=errors.strip().rpartition("\n")[2] or f"status {status}")
+
+    def _end(self, *, kill: bool) -> tuple[int, str]:
+        """Let the holder clean up, or do it in its place. Returns its status and what it said on stderr."""
+        holder = self._holder
+        assert holder is not None
+        if kill and holder.poll() is None:
+            holder.send_signal(signal.SIGTERM)
+        try:
+            _, errors = holder.communicate(timeout=None if not kill else _PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            holder.kill()
+            _, errors = holder.communicate()
+        if holder.returncode not in {0, 1, 128 + signal.SIGTERM} and self._namespaces:
+            self._destroy_sockets()
+        for descriptor in self._namespaces:
+            os.close(descriptor)
+        self._namespaces.clear()
+        return holder.returncode, errors
+
+    def _destroy_sockets(self) -> None:
+        """In a child that enters the holder's namespaces, since the holder was killed."""
+        child = os.fork()
+        if child == 0:
+            try:
+                self.enter()
+                namespace.destroy_all()
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+
+    def enter(self) -> None:
+        """Enter the holder's namespaces with the calling process. For a child between fork and exec."""
+        for descriptor in self._namespaces:
+            namespace.enter_namespace(descriptor)
+
+    @property
+    def holder(self) -> subprocess.Popen[str]:
+        """The process that has the sockets."""
+        assert self._holder is not None
+        return self._holder
 
     @property
     def pid(self) -> int:
@@ -170,5 +161,11 @@ class Population:
         return subprocess.run(self.enter_command(*command), capture_output=True, text=True, check=True).stdout
 
 
-if __name__ == "__main__":
-    main()
+def _error_of(facts: dict[str, Any]) -> NotPermitted | SourceError:
+    if facts["step"] == "namespace" and facts["errno"] in {errno.EPERM, errno.EACCES, errno.ENOSPC}:
+        return NotPermitted(
+            "not permitted to make a network namespace ({reason}); it takes root, or user namespaces for ordinary users "
+            "(sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces, AppArmor's restriction)",
+            reason=facts["error"],
+        )
+    return SourceError(FAILED, reason=facts["error"])

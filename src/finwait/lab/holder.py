@@ -1,0 +1,125 @@
+"""The process that holds a population of sockets: ``python -m finwait.lab.holder --spec JSON``.
+
+It leaves for a network namespace of its own, opens every socket against the scripted peer of `finwait.lab.peer`, waits until
+sock_diag shows exactly those rows, writes one line of JSON with the facts, and holds until its standard input closes. No
+other TCP socket exists in that namespace, and nothing but timers changes in it. It holds for a quarter of an hour (FIN_WAIT2
+mini-sockets: for 60 s).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import socket
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict
+
+from finwait.errors import FinwaitError
+from finwait.lab import namespace
+from finwait.lab.builder import GATEWAY_IPV4, GATEWAY_IPV6, NEAR_IPV4, NEAR_IPV6, NEAR_MAC, Builder
+from finwait.lab.links import lay_cable
+from finwait.lab.peer import TcpPeer
+from finwait.lab.spec import HeldSocket, Spec
+
+FAR_MAC = "02:00:00:00:00:02"
+_SETTLE_S = 30.0  # patience for the kernel to show what was made
+
+# Retransmissions go on for a quarter of an hour, and no queue of half-open connections is ever full.
+_SYSCTLS: dict[str, str | int] = {
+    "net.core.somaxconn": 1 << 20,
+    "net.ipv4.ip_local_port_range": "10000 65535",
+    "net.ipv4.tcp_fin_timeout": 960,
+    "net.ipv4.tcp_max_syn_backlog": 1 << 20,
+    "net.ipv4.tcp_max_tw_buckets": 1 << 22,
+    "net.ipv4.tcp_orphan_retries": 15,
+    "net.ipv4.tcp_retries2": 15,
+    "net.ipv4.tcp_syn_retries": 20,
+    "net.ipv4.tcp_synack_retries": 20,
+}
+
+
+def enter_peered_namespace(sysctls: dict[str, str | int]) -> None:
+    """A namespace with lo and a veth pair: `near` is the kernel's, `far` is the scripted peer's."""
+    namespace.enter_own_namespace()
+    namespace.die_with_parent(namespace.destroy_all)
+    namespace.raise_descriptor_limit()
+    lay_cable((NEAR_IPV4, NEAR_IPV6), (GATEWAY_IPV4, GATEWAY_IPV6), NEAR_MAC, FAR_MAC)
+    namespace.await_ipv6_address(NEAR_IPV6)
+    namespace.write_sysctls(_SYSCTLS | sysctls)
+
+
+def _octets(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def _await_exactly(held: list[HeldSocket]) -> None:
+    """Wait until sock_diag shows exactly these sockets. Raises TimeoutError with the difference."""
+    asked = Counter(one.key for one in held)
+    deadline = time.monotonic() + _SETTLE_S
+    while True:
+        rows = namespace.read_rows()
+        shown = Counter((row.state, row.family == socket.AF_INET6, row.local, row.peer) for row in rows)
+        if shown == asked:
+            return
+        if time.monotonic() > deadline:
+            missing, surplus = list((asked - shown).items())[:5], list((shown - asked).items())[:5]
+            raise TimeoutError(f"the kernel does not show what was made: missing {missing}, surplus {surplus}")
+        time.sleep(0.002)
+
+
+def hold(*builders: Builder) -> None:
+    """Keep TIME_WAIT alive until standard input closes."""
+    while True:
+        readable, _, _ = select.select([0], [], [], 1.0)
+        if readable and not os.read(0, 4096):
+            return
+        for builder in builders:
+            builder.rearm_time_waits()
+
+
+def _say(facts: dict[str, object]) -> None:
+    """One line of JSON for the parent; where nobody reads any more there is nothing to say."""
+    try:
+        sys.stdout.write(json.dumps(facts) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.close(1)
+
+
+def main() -> int:
+    """The holder process. What goes wrong is told as a line of JSON: ``errno`` and ``error``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--spec", required=True, help="JSON: {groups: [{state, count, family, ...}], shuffle: seed}")
+    spec = Spec.from_json(parser.parse_args().spec)
+    try:
+        enter_peered_namespace(spec.sysctls)
+    except (OSError, FinwaitError) as error:
+        _say({"step": "namespace", "errno": getattr(error, "errno", None), "error": str(error)})
+        return 1
+    _say({"entered": os.getpid()})
+    try:
+        _build_and_hold(spec)
+    except (OSError, TimeoutError) as error:
+        _say({"step": "sockets", "errno": error.errno, "error": str(error)})
+        return 1
+    finally:
+        namespace.destroy_all()
+    return 0
+
+
+def _build_and_hold(spec: Spec) -> None:
+    began = time.monotonic()
+    builder = Builder(spec, TcpPeer("far", _octets(NEAR_MAC)))
+    builder.build()
+    _await_exactly(builder.held)
+    sockets = [list(asdict(one).values()) for one in builder.held]
+    _say({"pid": os.getpid(), "sockets": sockets, "seconds": round(time.monotonic() - began, 3)})
+    hold(builder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
