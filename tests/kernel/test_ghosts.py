@@ -14,7 +14,7 @@ import finwait
 from finwait.sources.libbpf import BpfObject, drain
 from finwait.tcp.state import TcpState
 from finwait.wire.bpf_records import Layout
-from tests.kernel.finwait_command import REPOSITORY, run
+from tests.kernel.finwait_command import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,14 +24,12 @@ if TYPE_CHECKING:
 SHUT_BOTH = 3
 # Holds sockets in a namespace of its own and says, kind by kind, [cookie, fd, local port, inode] of each; argv: a process name.
 HOLDER = """
-import ctypes, json, os, select, socket, struct, sys
-from finwait.lab import namespace
-from finwait.lab.builder import read_cookie
+import ctypes, json, os, select, signal, socket, struct, sys
 
-namespace.enter_own_namespace()
-namespace.die_with_parent(namespace.destroy_all)
-namespace.bring_up_loopback()
-ctypes.CDLL(None).prctl(15, sys.argv[1].encode(), 0, 0, 0)
+libc = ctypes.CDLL(None)
+libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+libc.prctl(15, sys.argv[1].encode(), 0, 0, 0)  # PR_SET_NAME
+os.system("ip link set lo up")
 LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 ports = iter(range(5000, 6000))  # those that bind() itself chooses are given back
@@ -83,7 +81,8 @@ def fresh(family):
     return socket.socket(family), 0
 
 def told(held):
-    return [[read_cookie(one), one.fileno(), local, os.fstat(one.fileno()).st_ino] for one, local in held]
+    cookies = [int.from_bytes(one.getsockopt(socket.SOL_SOCKET, 57, 8), "little") for one, _ in held]
+    return [[cookie, one.fileno(), local, os.fstat(one.fileno()).st_ino] for cookie, (one, local) in zip(cookies, held)]
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 held = {
@@ -121,7 +120,7 @@ def _held() -> Iterator[list[Haunted]]:
     """Two of them, in two namespaces."""
     holders = [
         subprocess.Popen(
-            (sys.executable, "-c", HOLDER, name), cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            ("unshare", "-n", sys.executable, "-c", HOLDER, name), stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         for name in ("haunted", "house")
     ]
