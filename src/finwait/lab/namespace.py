@@ -184,6 +184,12 @@ def read_rows(states: int = ALL_STATES) -> list[Row]:
     return [_parse_row(message) for family in (AF_INET, AF_INET6) for message in _walk(family, states)]
 
 
+def destroy(row: Row) -> None:
+    """SOCK_DESTROY one socket; one that is gone already is no error."""
+    with _open_sock_diag() as netlink:
+        _destroy(netlink, row)
+
+
 def destroy_all() -> None:
     """SOCK_DESTROY every socket of the own namespace.
 
@@ -192,7 +198,11 @@ def destroy_all() -> None:
     """
     with _open_sock_diag() as netlink:
         for row in read_rows():
-            request = _REQUEST.pack(row.family, socket.IPPROTO_TCP, 0, 1 << row.state, row.sockid)
-            flags = NLM_F_REQUEST | NLM_F_ACK
-            netlink.send(_NLMSGHDR.pack(16 + len(request), SOCK_DESTROY, flags, 1, 0) + request)
-            netlink.recv(1 << 12)
+            _destroy(netlink, row)
+
+
+def _destroy(netlink: socket.socket, row: Row) -> None:
+    request = _REQUEST.pack(row.family, socket.IPPROTO_TCP, 0, 1 << row.state, row.sockid)
+    flags = NLM_F_REQUEST | NLM_F_ACK
+    netlink.send(_NLMSGHDR.pack(16 + len(request), SOCK_DESTROY, flags, 1, 0) + request)
+    netlink.recv(1 << 12)

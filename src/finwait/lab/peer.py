@@ -32,7 +32,7 @@ _TCP = struct.Struct("!HHIIBBHHH")
 _IPV4_DF = 0x4000
 _FAR_MAC = b"\x02\0\0\0\0\2"
 _MSS = 1400
-_MSS_OPTION = struct.pack("!BBH", 2, 4, _MSS)
+MSS_OPTION = struct.pack("!BBH", 2, 4, _MSS)
 _SEQUENCE_SPACE = 1 << 32
 
 
@@ -181,12 +181,17 @@ class FarEnd:
     def answer_syn(self) -> None:
         """Passive side of the handshake: wait for the kernel's SYN, send SYN-ACK."""
         self.rcv_nxt = self.expect(SYN).next_seq
-        self.send(SYN | ACK, options=_MSS_OPTION)
+        self.send(SYN | ACK, options=MSS_OPTION)
         self.expect(ACK)
 
     def send_syn(self) -> None:
         """Begin an active open and leave it half-open."""
-        self.send(SYN, options=_MSS_OPTION)
+        self.send(SYN, options=MSS_OPTION)
+
+    def send_syn_again(self) -> None:
+        """The same SYN once more."""
+        self.snd_nxt = (self.snd_nxt - 1) % _SEQUENCE_SPACE
+        self.send_syn()
 
     def open(self) -> None:
         """Active side of the whole handshake."""

@@ -165,7 +165,7 @@ MACHINE: dict[TcpState, tuple[Transition, ...]] = {
         Transition("rcv_rst", _CLOSED, None, "3.10.7.4", "request_sockets"),
         Transition("rcv_rst", _LISTEN, None, "3.10.7.4", "request_sockets", hidden=True),
         Transition("close", _FIN_WAIT1, "FIN,ACK", "3.10.4", "full_syn_recv"),
-        _linux("shutdown_write", _FIN_WAIT1, "FIN,ACK", "3.10.4", "full_syn_recv"),
+        _linux("shutdown_write", _SYN_RECV, None, "3.10.4", "full_syn_recv"),
         Transition("abort", _CLOSED, "RST", "3.10.5", "full_syn_recv"),
         _linux("listener_closed", _CLOSED, None, "3.10.4", "listener_closed"),
         Transition("timeout_resend", _SYN_RECV, "SYN,ACK", "3.10.8"),
