@@ -34,11 +34,17 @@ def count_states(request: Request, provenance: Provenance) -> dict[int, int]:
     with BpfObject("count_tcp") as walker:
 
         def enter() -> tuple[int, socket | None]:
-            return walker.open_iterator(), open_diag_or_none()
+            diag = open_diag_or_none()
+            try:
+                return walker.open_iterator(), diag
+            except BaseException:
+                if diag is not None:
+                    diag.close()
+                raise
 
+        before = _COUNTS.unpack(walker.read_section(".bss"))
         for place, (descriptor, diag) in visit_places(request, enter, provenance.notices):
             try:
-                before = _COUNTS.unpack(walker.read_section(".bss"))
                 closed = count_bound(diag, request, lambda descriptor=descriptor: _exhaust(descriptor))  # type: ignore[misc]
                 after = _COUNTS.unpack(walker.read_section(".bss"))
                 provenance.netns.append(netns_at(diag, place.name, place.inode))
@@ -47,6 +53,7 @@ def count_states(request: Request, provenance: Provenance) -> dict[int, int]:
                     diag.close()
             _add(totals, [new - old for new, old in zip(after, before, strict=True)], request)
             totals[TcpState.CLOSE] = totals.get(TcpState.CLOSE, 0) + closed
+            before = after
     return totals
 
 
