@@ -151,3 +151,50 @@ def test_a_control_group_made_after_the_first_look_up_is_found(mount: str) -> No
     paths.path_of(os.stat(mount).st_ino)
     with cgroup(f"{mount}/libpod-{os.getpid():064x}.scope") as late:
         assert paths.path_of(os.stat(late).st_ino) == late.removeprefix(mount)
+
+
+@pytest.mark.parametrize("source", ["bpf", "auto", "sock_diag"])
+@pytest.mark.parametrize(
+    "words", ["state listening", "state listening sport >= :0"], ids=["by-the-kernel", "by-the-table"]
+)
+def test_containers_and_units_are_counted_by_their_processes(held: Held, source: str, words: str) -> None:
+    def counts(by: str) -> dict[tuple[object, ...], int]:
+        snapshot = finwait.count(words, by=by, source=source)
+        assert all(group.matched_by is None or "pid" in by for group in snapshot.groups)
+        return {(*group.key, group.owner_kind): group.count for group in snapshot.groups}
+
+    short = held.container[:12]
+    outer, inner = held.pid_by_path[held.outer], held.pid_by_path[held.inner]
+    assert counts("container")[short, "process"] == 2 * LISTENERS
+    assert counts("unit")["nginx\\x2d1.service", "process"] == LISTENERS
+    both = counts("container,pid")
+    assert (both[short, outer, "process"], both[short, inner, "process"]) == (LISTENERS, LISTENERS)
+
+
+@pytest.mark.parametrize("source", ["bpf", "auto", "sock_diag"])
+def test_a_filter_by_container_or_unit_takes_its_sockets(held: Held, source: str) -> None:
+    def ports(words: str) -> set[object]:
+        table = finwait.connections(words, columns="local_port,container", source=source)
+        assert set(table.column("container")) <= {held.container[:12]}
+        return set(table.column("local_port"))
+
+    both = held.ports_by_path[held.outer] | held.ports_by_path[held.inner]
+    assert ports(f"container = {held.container[:12]}") == both
+    assert ports(r"unit = nginx\\x2d1.service") == held.ports_by_path[held.inner]
+    assert (
+        ports(f"container = {held.container[:12]} pid = {held.pid_by_path[held.outer]}")
+        == held.ports_by_path[held.outer]
+    )
+
+
+def test_a_namespace_of_a_container_is_called_by_its_short_id(mount: str) -> None:
+    container = f"{os.getpid():064x}"
+    code = f"import os\nos.system('ip link set lo up')\n{HOLDER}"
+    with cgroup(f"{mount}/docker-{container}.scope") as path:
+        command = ["unshare", "-n", sys.executable, "-c", code, path]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            snapshot = finwait.count("state listening", by="netns", all_netns=True)
+            process.communicate()
+    assert {group.key[0]: group.count for group in snapshot.groups}[container[:12]] == LISTENERS
