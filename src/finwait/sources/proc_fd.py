@@ -50,8 +50,10 @@ def _add_sockets(found: SocketDescriptors, proc: str, pid: int) -> bool:
             for name in os.listdir(directory):
                 try:
                     status = stat(name, dir_fd=directory)
-                except FileNotFoundError:
-                    continue  # closed since
+                except PermissionError:
+                    raise
+                except OSError:
+                    continue  # closed since, or of a file system that does not answer (ENOTCONN)
                 if S_ISSOCK(status[0]):
                     add_inode(status[1])
                     add_pid(pid)
