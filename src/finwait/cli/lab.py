@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from finwait.lab.population import Population
+    from finwait.tcp.exchanges import Exchange
 
 DESCRIPTION = mark("Make real TCP sockets in any state, in a network namespace of their own, and run a command there.")
 OWN_FAILURE = 125  # as in env(1) and timeout(1): the command's own codes are all others
@@ -43,12 +44,12 @@ class _Parser(CommandParser):
 def build_parser() -> CommandParser:
     """The command's parser."""
     parser = _Parser("lab", translate(DESCRIPTION))
-    parser.usage = "%(prog)s [OPTIONS] STATE=N... [-- COMMAND]"
+    parser.usage = "%(prog)s [OPTIONS] STATE=N...|SCENARIO [-- COMMAND]"
     parser.add_argument(
         "filter",
         nargs="*",
         metavar="STATE=N",
-        help=translate(mark("so many sockets in that state: TIME_WAIT=150 SYN_RECV=21")),
+        help=translate(mark("so many sockets in that state: TIME_WAIT=150 SYN_RECV=21; or the name of a scenario")),
     )
     group = parser.add_argument_group(translate(mark("population")))
     family = group.add_mutually_exclusive_group()
@@ -57,12 +58,20 @@ def build_parser() -> CommandParser:
     )
     family.add_argument("-6", "--ipv6", dest="family", action="store_const", const=10, help=translate(mark("IPv6")))
     group.add_argument(
+        "--as",
+        dest="end",
+        choices=("client", "server"),
+        default="client",
+        help=translate(mark("which end of an exchange is this kernel's; the other is scripted (default: client)")),
+    )
+    group.add_argument(
         "--hold",
         type=seconds,
         metavar="S",
         help=translate(mark("hold them for S seconds (default: until COMMAND ends, without one until Ctrl-C)")),
     )
     group = parser.add_argument_group(translate(mark("output")))
+    group.add_argument("--list", action="store_true", help=translate(mark("name the scenarios")))
     group.add_argument(
         "--lang", metavar="LANG", help=translate(mark("language of messages: en or zh (default: from the locale)"))
     )
@@ -85,18 +94,58 @@ def run(arguments: Sequence[str]) -> int:
     options = build_parser().parse(arguments)
     if options.command == []:
         raise UsageError("there is no command behind --")
-    from finwait.lab.asked import parse_population
-    from finwait.lab.population import Population
-
-    spec = parse_population(options.filter, options.family)
+    if options.list:
+        _list_scenarios()
+        return 0
+    made, exchange = _asked(options)
     try:
-        with Population(spec) as population:
+        with made as population:
+            if exchange is not None:
+                _write_transcript(exchange, options, population)
             return _use(population, options)
     except FinwaitError as error:
         if options.command is None:
             raise
         error.exit_code = OWN_FAILURE
         raise
+
+
+def _asked(options: argparse.Namespace) -> tuple[Population, Exchange | None]:
+    """What the words ask for: a scenario, or a population of their own."""
+    from finwait.lab.asked import FAMILIES, parse_population
+    from finwait.lab.population import PlayedExchange, Population
+    from finwait.lab.scenarios import find_scenario
+
+    family = FAMILIES[options.family or 2]
+    scenario = find_scenario(options.filter[0]) if options.filter else None
+    if scenario is None:
+        return Population(parse_population(options.filter, options.family)), None
+    if len(options.filter) > 1:
+        raise UsageError("one scenario at a time: '{word}' is too much", word=options.filter[1])
+    if scenario.exchange is None:
+        return Population(scenario.spec(family)), None
+    return PlayedExchange(scenario.exchange.name, options.end, family), scenario.exchange
+
+
+def _list_scenarios() -> None:
+    from finwait.cli.output import write_lines
+    from finwait.lab.scenarios import SCENARIOS
+
+    width = max(map(len, SCENARIOS)) + 2
+    write_lines(f"{name:{width}}{translate(scenario.title)}" for name, scenario in SCENARIOS.items())
+
+
+def _write_transcript(exchange: Exchange, options: argparse.Namespace, population: Population) -> None:
+    """What happened; on stderr where stdout is COMMAND's."""
+    from finwait.lab.population import PlayedExchange
+    from finwait.render.transcript import render_transcript
+
+    assert isinstance(population, PlayedExchange)
+    stream = sys.stdout if options.command is None else sys.stderr
+    unicode = (stream.encoding or "ascii").lower().startswith("utf")
+    for line in render_transcript(exchange, options.end, population.steps, unicode=unicode):
+        stream.write(f"{line}\n")
+    stream.flush()
 
 
 def _use(population: Population, options: argparse.Namespace) -> int:
@@ -123,6 +172,8 @@ def _use(population: Population, options: argparse.Namespace) -> int:
 def _say_where(population: Population, hold: float | None) -> None:
     """Where to look, on stdout: it is what this command is asked for."""
     made = translate(mark("{count} sockets stand in the network namespace of process {pid}, made in {seconds:.1f} s"))
+    if not population.sockets:
+        made = translate(mark("what is left of it stands in the network namespace of process {pid}"))
     lines = [
         made.format(count=len(population.sockets), pid=population.pid, seconds=population.seconds),
         f"  finwait -N {population.pid}",

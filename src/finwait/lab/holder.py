@@ -17,13 +17,17 @@ import sys
 import time
 from collections import Counter
 from dataclasses import asdict
+from ipaddress import ip_address
 
 from finwait.errors import FinwaitError
 from finwait.lab import namespace
 from finwait.lab.builder import GATEWAY_IPV4, GATEWAY_IPV6, NEAR_IPV4, NEAR_IPV6, NEAR_MAC, Builder
 from finwait.lab.links import lay_cable
 from finwait.lab.peer import TcpPeer
+from finwait.lab.playing import play
 from finwait.lab.spec import HeldSocket, Spec
+from finwait.lab.stage import NotShown, Stage
+from finwait.tcp.exchanges import CLIENT, EXCHANGES, SERVER, Exchange
 
 FAR_MAC = "02:00:00:00:00:02"
 _SETTLE_S = 30.0  # patience for the kernel to show what was made
@@ -40,6 +44,9 @@ _SYSCTLS: dict[str, str | int] = {
     "net.ipv4.tcp_syn_retries": 20,
     "net.ipv4.tcp_synack_retries": 20,
 }
+
+# Of an exchange that waits for the clock: seconds instead of minutes.
+BRIEF_TIMERS: dict[str, str | int] = {"net.ipv4.tcp_syn_retries": 1, "net.ipv4.tcp_synack_retries": 1}
 
 
 def enter_peered_namespace(sysctls: dict[str, str | int]) -> None:
@@ -93,22 +100,42 @@ def _say(facts: dict[str, object]) -> None:
 def main() -> int:
     """The holder process. What goes wrong is told as a line of JSON: ``errno`` and ``error``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--spec", required=True, help="JSON: {groups: [{state, count, family, ...}], shuffle: seed}")
-    spec = Spec.from_json(parser.parse_args().spec)
+    parser.add_argument("--spec", help="JSON: {groups: [{state, count, family, ...}], shuffle: seed}")
+    parser.add_argument("--exchange", choices=EXCHANGES, help="play this instead")
+    parser.add_argument("--end", choices=(CLIENT, SERVER), default=CLIENT, help="which end of it is the kernel's")
+    parser.add_argument("--family", choices=("ipv4", "ipv6"), default="ipv4")
+    options = parser.parse_args()
+    spec = None if options.spec is None else Spec.from_json(options.spec)
     try:
-        enter_peered_namespace(spec.sysctls)
+        enter_peered_namespace({} if spec is None else spec.sysctls)
     except (OSError, FinwaitError) as error:
         _say({"step": "namespace", "errno": getattr(error, "errno", None), "error": str(error)})
         return 1
     _say({"entered": os.getpid()})
     try:
-        _build_and_hold(spec)
-    except (OSError, TimeoutError) as error:
-        _say({"step": "sockets", "errno": error.errno, "error": str(error)})
+        if spec is not None:
+            _build_and_hold(spec)
+        else:
+            _play_and_hold(EXCHANGES[options.exchange], options.end, options.family)
+    except (OSError, TimeoutError, NotShown) as error:
+        _say({"step": "sockets", "errno": getattr(error, "errno", None), "error": str(error)})
         return 1
     finally:
         namespace.destroy_all()
     return 0
+
+
+def _play_and_hold(exchange: Exchange, end: str, family: str) -> None:
+    began = time.monotonic()
+    address = ip_address("10.77.1.1" if family == "ipv4" else "fd77::1:1")
+    stage = Stage(TcpPeer("far", _octets(NEAR_MAC)), address)
+    namespace.write_sysctls(BRIEF_TIMERS)
+    steps = []
+    for at, (_, shown) in enumerate(play(exchange, stage, end)):
+        steps.append([at, shown, round(time.monotonic() - began, 6)])
+    _say({"pid": os.getpid(), "steps": steps, "sockets": [], "seconds": round(time.monotonic() - began, 3)})
+    hold()
+    stage.close()
 
 
 def _build_and_hold(spec: Spec) -> None:

@@ -36,14 +36,14 @@ class Population:
     """A holder process and what it holds; a context manager. Entering raises NotPermitted or SourceError."""
 
     def __init__(self, spec: Spec) -> None:
-        self.spec = spec
+        self._arguments: tuple[str, ...] = ("--spec", json.dumps(asdict(spec)))
         self.sockets: list[HeldSocket] = []
         self.seconds = 0.0  # that it took to make them
         self._holder: subprocess.Popen[str] | None = None
         self._namespaces: list[int] = []  # descriptors of the holder's: user namespace, where it has one, and network
 
     def __enter__(self) -> Population:
-        command = (sys.executable, "-P", "-m", "finwait.lab.holder", "--spec", json.dumps(asdict(self.spec)))
+        command = (sys.executable, "-P", "-m", "finwait.lab.holder", *self._arguments)
         # A session of its own: Ctrl-C is for the command that runs inside, and for us.
         self._holder = subprocess.Popen(
             command,
@@ -60,10 +60,14 @@ class Population:
         except BaseException:
             self._end(kill=True)
             raise
+        self._take(facts)
+        return self
+
+    def _take(self, facts: dict[str, Any]) -> None:
+        """Keep what the holder says of what it made."""
         self.seconds = facts["seconds"]
         for state, family, local, peer, cookie, inode, fd in facts["sockets"]:
             self.sockets.append(HeldSocket(state, family, tuple(local), tuple(peer), cookie, inode, fd))
-        return self
 
     def _read_facts(self) -> dict[str, Any]:
         """The holder's next line. Raises what it says went wrong."""
@@ -159,6 +163,21 @@ class Population:
     def run(self, *command: str) -> str:
         """What `command` prints inside the namespace."""
         return subprocess.run(self.enter_command(*command), capture_output=True, text=True, check=True).stdout
+
+
+class PlayedExchange(Population):
+    """A holder that has played an exchange with the kernel at one end, and stands where it ended. steps: (index into the
+    exchange's steps, what the kernel's end showed, seconds since the beginning).
+    """  # fmt: skip
+
+    def __init__(self, name: str, end: str, family: str) -> None:
+        super().__init__(Spec(()))
+        self._arguments = ("--exchange", name, "--end", end, "--family", family)
+        self.steps: list[tuple[int, int, float]] = []
+
+    def _take(self, facts: dict[str, Any]) -> None:
+        super()._take(facts)
+        self.steps = [(at, shown, seconds) for at, shown, seconds in facts["steps"]]
 
 
 def _error_of(facts: dict[str, Any]) -> NotPermitted | SourceError:

@@ -1,0 +1,165 @@
+"""finwait lab as its user runs it: what stands there, what COMMAND returns, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from finwait.lab.population import PlayedExchange, Population
+from finwait.lab.scenarios import SCENARIOS
+from finwait.tcp.exchanges import CLIENT, EXCHANGES, SERVER
+from finwait.tcp.state import LIFE_ORDER, TcpState
+from tests.kernel.finwait_command import COMMAND, run
+
+ARTICLE = ("TIME_WAIT=150", "FIN_WAIT1=15", "FIN_WAIT2=1", "ESTABLISHED=55", "SYN_RECV=21", "CLOSING=2", "LAST_ACK=4")
+ONE_LINER = "netstat -n | awk '/^tcp/ {++S[$NF]} END {for(a in S) print a, S[a]}'"
+
+
+@pytest.mark.parametrize("family", ["-4", "-6"])
+def test_the_articles_population_stands_to_the_number(family: str) -> None:
+    shown = run("lab", family, *ARTICLE, "--", "sh", "-c", ONE_LINER).stdout
+    assert sorted(shown.splitlines()) == sorted(word.replace("=", " ") for word in ARTICLE)
+    assert run("lab", family, *ARTICLE, "--", *COMMAND, "--style", "netstat").stdout.splitlines() == sorted(
+        word.replace("=", " ") for word in ARTICLE
+    )
+
+
+@pytest.mark.parametrize("state", LIFE_ORDER)
+def test_any_state_stands_in_a_prime_number(state: TcpState) -> None:
+    document = json.loads(run("lab", f"{state.token}=37", "--", *COMMAND, "--json").stdout)
+    counts = {row["state"]: row["count"] for row in document["rows"] if row["count"]}
+    needed = {"listen": 1} if state is TcpState.SYN_RECV else {}
+    assert counts == {state.token: 37, **needed}
+
+
+@pytest.mark.parametrize("end", [CLIENT, SERVER])
+@pytest.mark.parametrize("name", EXCHANGES)
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_an_exchange_shows_the_states_of_its_table(name: str, end: str, family: str) -> None:
+    exchange = EXCHANGES[name]
+    with PlayedExchange(name, end, family) as played:
+        wanted = [step.client if end == CLIENT else step.server for step in exchange.steps]
+        assert [TcpState(shown) for _, shown, _ in played.steps] == wanted[: len(played.steps)]
+        left_out = exchange.steps[len(played.steps) :]
+        assert all(step.event == "timeout_time_wait" for step in left_out)
+
+
+@pytest.mark.parametrize("name", [name for name, scenario in SCENARIOS.items() if scenario.exchange is None])
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_a_fault_is_the_population_that_it_says(name: str, family: str) -> None:
+    spec = SCENARIOS[name].spec(family)
+    with Population(spec) as held:
+        document = json.loads(run("--json", held=held).stdout)
+        counts = {row["state"]: row["count"] for row in document["rows"] if row["count"]}
+        assert counts == {state.token: count for state, count in spec.count_by_state().items()}
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (("true",), 0),
+        (("sh", "-c", "exit 23"), 23),
+        (("sh", "-c", "kill -9 $$"), 137),
+        (("/nosuch",), 127),
+        (("/etc/passwd",), 126),
+    ],
+)
+def test_the_exit_code_is_the_commands(command: tuple[str, ...], code: int) -> None:
+    done = run("lab", "TIME_WAIT=3", "--", *command)
+    assert done.returncode == code
+    assert len(done.stderr.splitlines()) == (code in {126, 127})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("TIM_WAIT=3",), "finwait: unknown TCP state 'TIM_WAIT'; did you mean time_wait?"),
+        (("TIME_WAIT=x",), "finwait: 'TIME_WAIT=x': a population is a whole number up to 1000000"),
+        (("TIME_WAIT=1", "time-wait=2"), "finwait: TIME-WAIT is asked for twice"),
+        (("clse",), "finwait: unknown scenario 'clse'; did you mean close?"),
+        (("close", "reset"), "finwait: one scenario at a time: 'reset' is too much"),
+        ((), "finwait: the lab is asked for no socket; say STATE=N, for example TIME_WAIT=150"),
+        (("TIME_WAIT=1", "--"), "finwait: there is no command behind --"),
+        (("ESTABLISHED=999999",), None),
+    ],
+)
+def test_a_wrong_request_is_one_line(arguments: tuple[str, ...], line: str | None) -> None:
+    done = run("lab", *arguments)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert line in {None, done.stderr.rstrip("\n")}
+
+
+def _children(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+        return [int(child) for child in file.read().split()]
+
+
+def _await(condition: object, *arguments: object) -> None:
+    deadline = time.monotonic() + 10
+    while not condition(*arguments):  # type: ignore[operator]
+        assert time.monotonic() < deadline, condition
+        time.sleep(0.005)
+
+
+def _namespaces() -> set[str]:
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            found.add(os.readlink(f"/proc/{pid}/ns/net"))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("delay_s", [0.0, 0.02, 0.05, 0.1, 0.2, 0.3])
+def test_a_lab_that_is_killed_at_any_moment_leaves_nothing(number: signal.Signals, delay_s: float) -> None:
+    before = _namespaces()
+    lab = subprocess.Popen(
+        (*COMMAND, "lab", "FIN_WAIT1=31", "LAST_ACK=29", "ESTABLISHED=23", "--", "sleep", "600"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    time.sleep(delay_s)  # the moment is what is varied
+    os.kill(lab.pid, number)
+    if number == signal.SIGINT:  # Ctrl-C goes to the command too
+        os.killpg(lab.pid, number)
+    lab.wait()
+    _await(lambda: _namespaces() <= before)
+    _await(lambda: not _orphans())
+
+
+def _orphans() -> int:
+    with open("/proc/net/sockstat", encoding="ascii") as file:
+        return int(file.read().partition("orphan ")[2].split()[0])
+
+
+def test_a_holder_that_is_killed_leaves_nothing() -> None:
+    before = _namespaces()
+    lab = subprocess.Popen((*COMMAND, "lab", "FIN_WAIT1=31", "LAST_ACK=29"), stdout=subprocess.PIPE, text=True)
+    assert lab.stdout is not None
+    lab.stdout.readline()
+    (holder,) = _children(lab.pid)
+    os.kill(holder, signal.SIGKILL)
+    lab.communicate(timeout=20)
+    assert lab.returncode not in {0, None}
+    _await(lambda: _namespaces() <= before)
+    _await(lambda: not _orphans())
+
+
+def test_a_lab_without_a_command_says_where_to_look_and_holds() -> None:
+    lab = subprocess.Popen((*COMMAND, "lab", "CLOSE_WAIT=17"), stdout=subprocess.PIPE, text=True)
+    assert lab.stdout is not None
+    lines = [lab.stdout.readline().strip() for _ in range(4)]
+    pid = lines[1].rpartition(" ")[2]
+    assert lines[1] == f"finwait -N {pid}"
+    assert json.loads(run("-N", pid, "--json").stdout)["total"] == 17
+    lab.send_signal(signal.SIGINT)
+    lab.communicate(timeout=20)
+    assert lab.returncode == 130
