@@ -15,6 +15,7 @@ COMMANDS = {
     "count": mark("count connections by state, or by any columns (the command when none is named)"),
     "list": mark("one line a connection"),
     "lab": mark("real sockets in any state, to look at and to learn from"),
+    "selftest": mark("known sockets, asked of every source, of ss and netstat: does everybody agree?"),
     "capabilities": mark("what this machine can do for finwait, and what is missing"),
 }
 EXAMPLES = (
