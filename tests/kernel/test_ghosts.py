@@ -8,10 +8,14 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pytest
 
 import finwait
+from finwait.sources.ghosts import read_ghosts
 from finwait.sources.libbpf import BpfObject, drain
+from finwait.sources.owners import OwnerIndex
+from finwait.table.request import Request
 from finwait.tcp.state import TcpState
 from finwait.wire.bpf_records import Layout
 from tests.kernel.finwait_command import run
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
 SHUT_BOTH = 3
 # Holds sockets in a namespace of its own and says, kind by kind, [cookie, fd, local port, inode] of each; argv: a process name.
 HOLDER = """
-import ctypes, json, os, select, signal, socket, struct, sys
+import ctypes, json, os, select, signal, socket, struct, sys, threading
 
 libc = ctypes.CDLL(None)
 libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
@@ -80,6 +84,21 @@ def unwaited(family):
 def fresh(family):
     return socket.socket(family), 0
 
+def copied(family):
+    "A reset connection with three descriptors, and copies of each in a thread that has descriptors of its own."
+    ours, local = reset(family)
+    kept.extend([ours.dup(), ours.dup()])
+    ready = threading.Event()
+    def copy():
+        assert libc.unshare(0x400) == 0  # CLONE_FILES
+        ready.set()
+        threading.Event().wait()
+    threading.Thread(target=copy, daemon=True).start()
+    ready.wait()
+    return ours, local
+
+kept = []
+
 def told(held):
     cookies = [int.from_bytes(one.getsockopt(socket.SOL_SOCKET, 57, 8), "little") for one, _ in held]
     return [[cookie, one.fileno(), local, os.fstat(one.fileno()).st_ino] for cookie, (one, local) in zip(cookies, held)]
@@ -90,12 +109,16 @@ held = {
     "bound4": [reset(V4, True) for _ in range(2)], "bound6": [reset(V6, True) for _ in range(2)],
     "fresh": [fresh(V4) for _ in range(5)], "unwaited": [unwaited(V4) for _ in range(2)],
     "refused4": [refused(V4) for _ in range(3)], "refused6": [refused(V6) for _ in range(2)],
+    "thrice4": [copied(V4)],
     "live": [(socket.create_server(("127.0.0.1", 0)), 0) for _ in range(11)],
 }
-print(json.dumps({kind: told(sockets) for kind, sockets in held.items()}), flush=True)
+kinds = {kind: told(sockets) for kind, sockets in held.items()}
+((cookie, _, local, inode),) = kinds["thrice4"]
+kinds["thrice4"] += [[cookie, one.fileno(), local, inode] for one in kept]
+print(json.dumps(kinds), flush=True)
 sys.stdin.read()
 """
-GHOSTS = {"reset4": 7, "reset6": 3, "bound4": 2, "bound6": 2, "unwaited": 2}
+GHOSTS = {"reset4": 7, "reset6": 3, "bound4": 2, "bound6": 2, "unwaited": 2, "thrice4": 3}
 BOUND = {"bound4": 2, "bound6": 2}  # bound by the program: a dump with bit 13 shows them as CLOSED
 NEVER = {"fresh": 5, "refused4": 3, "refused6": 2}
 LIVE = 11
@@ -163,7 +186,7 @@ def test_bpf_lists_every_descriptor_of_a_reset_connection_and_none_else(haunted:
     same = {"state": "closed", "pid": haunted.pid, "process": "haunted", "shutdown": SHUT_BOTH,
             "owner_kind": "process", "matched_by": "task_file", "netns": str(haunted.pid)}  # fmt: skip
     assert {name: {row[name] for row in rows} for name in same} == {name: {value} for name, value in same.items()}
-    assert Counter(row["family"] for row in rows) == {"inet": 11, "inet6": 5}
+    assert Counter(row["family"] for row in rows) == {"inet": 14, "inet6": 5}
 
 
 def test_a_connect_that_waited_and_was_refused_is_no_ghost_and_one_that_did_not_wait_is_one(haunted: Haunted) -> None:
@@ -172,7 +195,7 @@ def test_a_connect_that_waited_and_was_refused_is_no_ghost_and_one_that_did_not_
     """  # fmt: skip
     assert shutdown_by_cookie(haunted) == {
         **dict.fromkeys(haunted.cookies("fresh", "refused4", "refused6"), 0),
-        **dict.fromkeys(haunted.cookies("reset4", "reset6", "bound4", "bound6", "unwaited"), SHUT_BOTH),
+        **dict.fromkeys(haunted.cookies("reset4", "reset6", "bound4", "bound6", "unwaited", "thrice4"), SHUT_BOTH),
     }
 
 
@@ -287,6 +310,22 @@ def test_proc_counts_what_it_lists(haunted: Haunted, by: str) -> None:
     assert snapshot.ghosts == [("haunted", haunted.pid, wanted)]
     assert snapshot.total == LIVE + sum(BOUND.values())
     assert "ghosts_not_told_apart" in [notice.code for notice in snapshot.warnings]
+
+
+@pytest.mark.parametrize("matched", [True, False])
+def test_a_socket_that_came_after_the_walk_and_one_that_has_gone_since_are_no_ghosts(
+    haunted: Haunted, matched: bool
+) -> None:
+    """Descriptors that no row was found for: live sockets, and inodes that their descriptors have no more."""
+    live, fresh = haunted.kinds["live"], haunted.kinds["fresh"]
+    inodes = [inode for *_, inode in live] + [1 for _ in fresh]
+    fds = [fd for _, fd, *_ in (*live, *fresh)]
+    columns = (np.asarray(inodes, np.uint64), np.full(len(fds), haunted.pid, np.uint32), np.asarray(fds, np.uint32))
+    index = OwnerIndex(*columns, by_cookie=False)
+    index.matched[:] = matched
+    request = Request(netns=(str(haunted.pid),))
+    netns = finwait.count(netns=str(haunted.pid)).provenance.netns
+    assert list(read_ghosts("sock_diag", request, netns, [], index)) == []
 
 
 # -- what is printed

@@ -89,7 +89,9 @@ def _by_bpf(netns: Sequence[Netns]) -> Iterator[Batch]:
         processes = read_processes(walker)
     held = rows["held"]
     mask = (held["shutdown"] == SHUT_BOTH) & np.isin(held["netns_cookie"], [found.cookie or 0 for found in netns])
-    rows, held = rows[mask], held[mask]
+    _, first = np.unique(held[["cookie", "tgid", "fd"]][mask], return_index=True)  # threads may have copies
+    rows = rows[mask][np.sort(first)]
+    held = rows["held"]
     if not len(rows):
         return
     pids, inverse = np.unique(held["tgid"], return_inverse=True)

@@ -189,13 +189,11 @@ class _Walks:
         """Sockets in state CLOSE: bound ones are counted, whoever holds an ended connection or a fresh one is remembered."""
         cookies = {netns.cookie for netns in self.provenance.netns}
         owners: dict[int, list[OwnedGroup]] = {}
-        seen: set[tuple[int, int]] = set()
-        for row in closed:
-            if row["netns_cookie"] not in cookies or row["cookie"] in moved or (row["cookie"], row["tgid"]) in seen:
+        for row in {(row["cookie"], row["tgid"], row["fd"]): row for row in closed}.values():  # threads may have copies
+            if row["netns_cookie"] not in cookies or row["cookie"] in moved:
                 continue
             if self.request.family not in {None, row["family"]}:
                 continue
-            seen.add((row["cookie"], row["tgid"]))
             is_ghost = row["shutdown"] == SHUT_BOTH
             if is_ghost or not row["is_bound"]:
                 tally = self.counts.ghosts if is_ghost else self.counts.unconnected
