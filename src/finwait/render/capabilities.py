@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from finwait.render.documents import csv_cell
+from finwait.render.wrap import wrapped
 from finwait.text.escape import escape_foreign
 from finwait.text.messages import localize, mark, translate
 from finwait.text.width import display_width, pad_right
@@ -83,34 +84,3 @@ def _texts(known: Capability, cells: int) -> list[str]:
     if reason and remedy:
         reason = translate(mark("{reason}; needed: {remedy}")).format(reason=reason, remedy=remedy)
     return wrapped(gives, cells) + (wrapped(reason, cells) if reason else [])
-
-
-def wrapped(text: str, cells: int) -> list[str]:
-    """`text` in lines of at most `cells` cells where it has blanks or wide characters to break at; never empty."""
-    lines = [""]
-    for piece in _pieces(text):
-        if lines[-1] and display_width(lines[-1] + piece.rstrip()) > cells:
-            lines[-1] = lines[-1].rstrip()
-            lines.append("")
-        lines[-1] += piece
-    return lines
-
-
-def _pieces(text: str) -> list[str]:
-    """Words with the blank behind them; of Chinese each character, with the punctuation behind it."""
-    pieces: list[str] = []
-    for character in text:
-        is_wide = display_width(character) == 2
-        joins = pieces and (character == " " or character in _CLOSING or not (is_wide or _ends(pieces[-1])))
-        if joins:
-            pieces[-1] += character
-        else:
-            pieces.append(character)
-    return pieces
-
-
-_CLOSING = "，。；：、）”"
-
-
-def _ends(piece: str) -> bool:
-    return piece[-1] == " " or display_width(piece[-1]) == 2

@@ -123,6 +123,9 @@ _FIN_WAIT1, _FIN_WAIT2, _CLOSE_WAIT, _CLOSING, _LAST_ACK, _TIME_WAIT, _CLOSED = 
 # Linux sends by itself carries ACK, also where a program aborts and the RFC has RST alone; one that answers a segment with ACK
 # does not (tcp_send_active_reset, tcp_v4_send_reset).
 #
+# The RFC's CLOSE means "nothing more to send" and leaves RECEIVE to the program: that is shutdown(SHUT_WR). close() gives up
+# both.
+#
 # LISTEN: the arrow to SYN-RECEIVED is the connection's. The listener stays, whatever becomes of the connection; so in Linux a
 # RST does not lead back to LISTEN, it only ends the half-open connection.
 # SYN-RECEIVED: has no program that could close it, unless it came by Fast Open or a simultaneous open.
@@ -175,7 +178,7 @@ MACHINE: dict[TcpState, tuple[Transition, ...]] = {
     _ESTABLISHED: (
         Transition("close", _FIN_WAIT1, "FIN,ACK", "3.10.4"),
         Transition("rcv_fin", _CLOSE_WAIT, "ACK", "3.10.7.4"),
-        _linux("shutdown_write", _FIN_WAIT1, "FIN,ACK", "3.6.1", "half_close"),
+        Transition("shutdown_write", _FIN_WAIT1, "FIN,ACK", "3.6", "half_close"),
         Transition("send", _ESTABLISHED, "PSH,ACK", "3.10.2"),
         Transition("rcv_data", _ESTABLISHED, "ACK", "3.10.7.4"),
         Transition("rcv_ack", _ESTABLISHED, None, "3.10.7.4"),
@@ -219,7 +222,7 @@ MACHINE: dict[TcpState, tuple[Transition, ...]] = {
     ),
     _CLOSE_WAIT: (
         Transition("close", _LAST_ACK, "FIN,ACK", "3.10.4"),
-        _linux("shutdown_write", _LAST_ACK, "FIN,ACK", "3.6.1", "half_close"),
+        Transition("shutdown_write", _LAST_ACK, "FIN,ACK", "3.6", "half_close"),
         Transition("send", _CLOSE_WAIT, "PSH,ACK", "3.10.2", "half_close"),
         Transition("rcv_ack", _CLOSE_WAIT, None, "3.10.7.4"),
         Transition("rcv_syn", _CLOSE_WAIT, "ACK", "3.10.7.4", "challenge_ack"),
@@ -327,3 +330,22 @@ def arrows() -> Iterator[Transition]:
 def next_transition(state: TcpState, event: str) -> Transition | None:
     """What usually happens in `state` when `event` does; None where nothing can."""
     return next((transition for transition in MACHINE[state] if transition.event == event), None)
+
+
+def find_path(state: TcpState, to: TcpState) -> tuple[TcpState, ...]:
+    """The fewest states from `state` to `to`, both included, for one connection in Linux; none where it can never come there.
+
+    A connection that is CLOSED is over, and one that is made anew (`spawns`, but for a listener's) is another.
+    """
+    paths: list[tuple[TcpState, ...]] = [(state,)]
+    for path in paths:
+        if path[-1] is TcpState.CLOSE and len(path) > 1:
+            continue
+        for transition in MACHINE[path[-1]]:
+            if transition.hidden or (transition.spawns and path[-1] is not TcpState.LISTEN):
+                continue
+            if transition.to is to and not transition.is_loop:
+                return (*path, to)
+            if all(transition.to not in known for known in paths):
+                paths.append((*path, transition.to))
+    return ()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LANGUAGES = ("en", "zh_CN")
 _LOCALE_DIR = os.path.join(os.path.dirname(__file__), "locale")
 _catalogue: GNUTranslations | None = None
+_language = "en"
 
 
 def mark(message_id: str) -> str:
@@ -70,8 +71,8 @@ def use_language(language: str) -> None:
     """Speak `language` (one of LANGUAGES) from now on. Only a language other than English opens a file; where it is not
     there (a source tree that was never built) or damaged, English remains.
     """  # fmt: skip
-    global _catalogue
-    _catalogue = None
+    global _catalogue, _language
+    _catalogue, _language = None, "en"
     if language == "en":
         return
     from gettext import GNUTranslations
@@ -79,6 +80,11 @@ def use_language(language: str) -> None:
 
     try:
         with open(os.path.join(_LOCALE_DIR, language, "LC_MESSAGES", "finwait.mo"), "rb") as file:
-            _catalogue = GNUTranslations(file)
+            _catalogue, _language = GNUTranslations(file), language
     except (OSError, ValueError, struct_error):
         return
+
+
+def language_in_use() -> str:
+    """The language that `translate` speaks: one of LANGUAGES."""
+    return _language

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from finwait.errors import Phrase
-from finwait.render.capabilities import capabilities_csv, capabilities_document, render_capabilities, wrapped
+from finwait.render.capabilities import capabilities_csv, capabilities_document, render_capabilities
 from finwait.render.style import Style
+from finwait.render.wrap import wrapped
 from finwait.table.capability import Capability, Machine, cannot_tell, no, yes
 from finwait.text.width import display_width
 
@@ -28,6 +29,7 @@ def machine_of(*known: Capability) -> Machine:
         ("统计并列出套接字", 8, ["统计并列", "出套接字"]),
         ("加载 BPF 程序，再卸载", 14, ["加载 BPF 程", "序，再卸载"]),
         ("程序加载，卸载", 8, ["程序加", "载，卸载"]),
+        ("程序加（卸载）", 8, ["程序加", "（卸载）"]),
     ],
 )
 def test_text_is_broken_at_blanks_and_between_wide_characters(text: str, cells: int, lines: list[str]) -> None:

@@ -17,6 +17,7 @@ from finwait.tcp.transitions import (
     STATES,
     Transition,
     arrows,
+    find_path,
     find_transition,
     next_transition,
     transitions_from,
@@ -146,3 +147,19 @@ def test_linux_hides_two_arrows() -> None:
 def test_there_is_no_way_from_established_to_time_wait_in_one_step() -> None:
     assert find_transition(S.ESTABLISHED, S.TIME_WAIT) == ()
     assert transitions.next_transition(S.TIME_WAIT, "close") is None
+
+
+@pytest.mark.parametrize(
+    ("states", "path"),
+    [
+        ((S.ESTABLISHED, S.TIME_WAIT), (S.ESTABLISHED, S.FIN_WAIT1, S.TIME_WAIT)),
+        ((S.LISTEN, S.CLOSE_WAIT), (S.LISTEN, S.SYN_RECV, S.CLOSE_WAIT)),
+        ((S.CLOSE, S.ESTABLISHED), (S.CLOSE, S.LISTEN, S.ESTABLISHED)),
+        ((S.CLOSE_WAIT, S.TIME_WAIT), ()),
+        ((S.LAST_ACK, S.ESTABLISHED), ()),
+        ((S.TIME_WAIT, S.SYN_SENT), ()),
+        ((S.FIN_WAIT2, S.CLOSE), (S.FIN_WAIT2, S.CLOSE)),
+    ],
+)
+def test_the_shortest_path_is_that_of_one_connection(states: tuple[S, S], path: tuple[S, ...]) -> None:
+    assert find_path(*states) == path

@@ -1,0 +1,192 @@
+"""`finwait explain`: what a state, a timer or a transition is, who must act, and what helps."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from finwait.cli.parser import CommandParser
+from finwait.errors import FinwaitError, UsageError
+from finwait.text.messages import language_in_use, mark, translate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from finwait.table.snapshot import Provenance
+    from finwait.tcp.state import TcpState
+
+DESCRIPTION = mark("Explain the states of TCP, its timers, and what leads from one state to another.")
+NOT_COUNTED = mark("the sockets could not be counted: {reason}")
+
+
+class _Parser(CommandParser):
+    """Its words are states, or `transition` or `timer` and what follows; no columns stand behind its help."""
+
+    def format_help(self) -> str:
+        """The help."""
+        return argparse.ArgumentParser.format_help(self)
+
+
+def build_parser() -> CommandParser:
+    """The command's parser."""
+    parser = _Parser("explain", translate(DESCRIPTION))
+    parser.usage = "%(prog)s [OPTIONS] [STATE... | transition STATE STATE | timer NAME...]"
+    parser.add_argument(
+        "filter",
+        nargs="*",
+        metavar="WORD",
+        help=translate(mark("states in any spelling, or all; transition and two states; timer and its names")),
+    )
+    group = parser.add_argument_group(translate(mark("output")))
+    form = group.add_mutually_exclusive_group()
+    form.add_argument(
+        "--json", dest="form", action="store_const", const="json", help=translate(mark("one JSON document"))
+    )
+    form.add_argument(
+        "--markdown", dest="form", action="store_const", const="markdown", help=translate(mark("Markdown"))
+    )
+    group.add_argument(
+        "--no-counts",
+        dest="counts",
+        action="store_false",
+        help=translate(mark("do not count the sockets of this host")),
+    )
+    group.add_argument(
+        "--color",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help=translate(mark("colour (default: on a terminal)")),
+    )
+    group.add_argument(
+        "--lang", metavar="LANG", help=translate(mark("language of messages: en or zh (default: from the locale)"))
+    )
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    options = build_parser().parse(arguments)
+    asked = _Asked(options.filter)
+    counts, provenance = _count() if options.counts and asked.states else (None, None)
+    from finwait.render.explain import Explainer
+    from finwait.sources.sysctls import read_sysctls
+    from finwait.tcp.explanations import read_explanations
+    from finwait.tcp.timers import SYSCTLS
+
+    language = language_in_use()
+    explainer = Explainer(read_explanations(language), read_sysctls(SYSCTLS), counts)
+    document = explainer.document(language, asked.states, asked.timers, asked.pair)
+    _write(document, asked, options, provenance)
+    return 0
+
+
+class _Asked:
+    """What the words ask for. is_overview: no words. Raises UsageError with the nearest right word."""
+
+    __slots__ = ("is_overview", "pair", "states", "timers")
+
+    def __init__(self, words: Sequence[str]) -> None:
+        from finwait.tcp.transitions import STATES
+
+        self.is_overview = not words
+        self.states: Sequence[TcpState] = STATES if self.is_overview else ()
+        self.timers: Sequence[str] = ()
+        self.pair: tuple[TcpState, TcpState] | None = None
+        first = words[0].lower() if words else ""
+        if first in {"timer", "timers"}:
+            self.timers = _timers(words[1:])
+        elif first in {"transition", "transitions"}:
+            self.pair = _pair(words[1:])
+        elif words:
+            asked = frozenset().union(*map(_states, words))
+            self.states = [state for state in STATES if state in asked]
+
+
+def _states(word: str) -> frozenset[TcpState]:
+    from finwait.tcp.state import is_state_word, parse_states
+    from finwait.tcp.timers import TIMERS
+
+    if not is_state_word(word) and _folded(word) in TIMERS:
+        raise UsageError(
+            "'{word}' is a timer; 'finwait explain timer {timer}' tells of it", word=word, timer=_folded(word)
+        )
+    return parse_states(word)
+
+
+def _timers(words: Sequence[str]) -> list[str]:
+    from finwait.tcp.timers import TIMERS
+
+    for word in words:
+        if _folded(word) not in TIMERS:
+            from difflib import get_close_matches
+
+            near = get_close_matches(_folded(word), list(TIMERS), n=1, cutoff=0.0)[0]
+            raise UsageError("unknown timer '{word}'; did you mean {nearest}?", word=word, nearest=near)
+    return [_folded(word) for word in words] or list(TIMERS)
+
+
+def _folded(word: str) -> str:
+    """A timer's name as the table has it; ss's and finwait's names of a running timer too."""
+    name = word.lower().replace("-", "_")
+    return {"on": "retransmit", "timewait": "time_wait", "probe": "persist"}.get(name, name)
+
+
+def _pair(words: Sequence[str]) -> tuple[TcpState, TcpState]:
+    from finwait.tcp.state import parse_state
+
+    if len(words) != 2:
+        raise UsageError("'finwait explain transition' takes two states, not {count}", count=len(words))
+    return parse_state(words[0]), parse_state(words[1])
+
+
+def _count() -> tuple[dict[str, int] | None, Provenance | None]:
+    """Sockets by state's token, and how they were counted; None for counts where they cannot be counted here."""
+    from finwait.api import count_for
+    from finwait.table.request import Request
+    from finwait.table.snapshot import Notice, Provenance
+
+    try:
+        snapshot = count_for(Request(), None, ("state",))
+    except FinwaitError as error:
+        provenance = Provenance("none", host=os.uname().nodename)
+        provenance.add_notice(Notice("not_counted", NOT_COUNTED, missing="count", arguments={"reason": error}))
+        return None, provenance
+    return {str(group.key[0]): group.count for group in snapshot.groups}, snapshot.provenance
+
+
+def _write(document: dict[str, Any], asked: _Asked, options: argparse.Namespace, provenance: Provenance | None) -> None:
+    from finwait.cli import output
+
+    if options.form == "json":
+        from finwait.render.documents import provenance_document
+
+        count = None if provenance is None else provenance_document(provenance)
+        output.write_json({**document, "count": count}, indent=1)
+        return
+    if options.form == "markdown":
+        from finwait.render.explain_markdown import MarkdownPage
+
+        markdown = MarkdownPage()
+        lines = [*markdown.states(document["states"]), *markdown.timers(document["timers"])]
+        lines += markdown.transition(document["transition"]) if asked.pair else []
+        output.write_lines(lines[:-1])
+    else:
+        output.write_lines(_text(document, asked, options.color))
+    if provenance is not None:
+        output.say_notices(provenance.notices)
+
+
+def _text(document: dict[str, Any], asked: _Asked, color: str) -> list[str]:
+    from finwait.render.explain_text import TextPage
+    from finwait.render.style import style_of, terminal_columns
+    from finwait.tcp.timers import TIMERS
+
+    page = TextPage(style_of(sys.stdout, color, os.environ), terminal_columns(sys.stdout))
+    if asked.is_overview:
+        return list(page.overview(document["states"], TIMERS))
+    if asked.pair:
+        return list(page.transition(document["transition"]))
+    return [*page.states(document["states"]), *page.timers(document["timers"])]
