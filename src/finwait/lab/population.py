@@ -36,6 +36,7 @@ class Population:
     """A holder process and what it holds; a context manager. Entering raises NotPermitted or SourceError."""
 
     def __init__(self, spec: Spec) -> None:
+        self.spec = spec
         self._arguments: tuple[str, ...] = ("--spec", json.dumps(asdict(spec)))
         self.sockets: list[HeldSocket] = []
         self.seconds = 0.0  # that it took to make them
