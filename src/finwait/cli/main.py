@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("count", "list", "lab", "selftest", "capabilities")
+COMMANDS = ("count", "list", "explain", "diagram", "lab", "selftest", "capabilities")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,8 +75,12 @@ def _run(words: list[str]) -> int:
         from finwait.cli.overview import run
     elif command == "list":
         from finwait.cli.list import run
+    elif command == "explain":
+        from finwait.cli.explain import run
     elif command == "selftest":
         from finwait.cli.selftest import run
+    elif command == "diagram":
+        from finwait.cli.diagram import run
     elif command == "lab":
         from finwait.cli.lab import run
     elif command == "capabilities":

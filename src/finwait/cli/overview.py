@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 COMMANDS = {
     "count": mark("count connections by state, or by any columns (the command when none is named)"),
     "list": mark("one line a connection"),
+    "explain": mark("what a state is, who must act, which timer ends it, and what helps"),
+    "diagram": mark("the state diagram with this host's numbers in it, the handshake, the close"),
     "lab": mark("real sockets in any state, to look at and to learn from"),
     "selftest": mark("known sockets, asked of every source, of ss and netstat: does everybody agree?"),
     "capabilities": mark("what this machine can do for finwait, and what is missing"),
@@ -23,6 +25,7 @@ EXAMPLES = (
     ("finwait --by state,peer_address --top 10", mark("the ten largest groups")),
     ("finwait state time-wait dport = :443", mark("count what a filter of ss selects")),
     ("finwait list -o state close-wait", mark("connections that the local program has not closed, with timers")),
+    ("finwait explain close-wait", mark("what CLOSE-WAIT means, and what to do about it")),
     ("finwait --read ticket.txt", mark("the same from pasted output of ss or netstat")),
     ("finwait capabilities", mark("what finwait cannot do here, why, and what would help")),
 )

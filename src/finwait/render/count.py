@@ -21,7 +21,7 @@ BAR_CELLS = 20
 LEAST_BAR_CELLS = 4
 SHARE_CELLS = len("100.0 %")
 STATE_BY_TOKEN = {state.token: state for state in TcpState}
-_COLOR_BY_WHO = {NOBODY: "green", PEER: "yellow", PROGRAM: "red", CLOCK: "blue"}
+COLOR_BY_WHO = {NOBODY: "green", PEER: "yellow", PROGRAM: "red", CLOCK: "blue"}
 COUNT_TITLE, SHARE_TITLE, WAITS_TITLE = mark("COUNT"), mark("SHARE"), mark("WAITS FOR")
 TOTAL_TITLE, OTHER_TITLE = mark("total"), mark("other")
 
@@ -97,7 +97,7 @@ class _Table:
         if not self.waits:
             return "  ".join([*cells, *bars]).rstrip()
         who, waits = WAITS[STATE_BY_TOKEN[str(group.key[0])]]
-        painted = self.style.paint("  ".join(cells), _COLOR_BY_WHO[who] if group.count else "dim")
+        painted = self.style.paint("  ".join(cells), COLOR_BY_WHO[who] if group.count else "dim")
         text = "  ".join([*bars, translate(waits)])
         return painted + "  " + (text if group.count else self.style.paint(text, "dim"))
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MIDDLE = 26  # cells of the arrow and what stands on it
 CALLS = {
     "passive_open": "listen()", "active_open": "connect()", "send": "send()", "close": "close()",
-    "shutdown_write": "shutdown(SHUT_WR)", "abort": "close() with SO_LINGER 0",
+    "shutdown_write": "shutdown(SHUT_WR)", "abort": "close(), SO_LINGER 0",
 }  # fmt: skip
 
 
