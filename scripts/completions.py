@@ -11,6 +11,7 @@ from pathlib import Path
 from finwait.query.words import AND_WORDS, NOT_WORDS, OR_WORDS, STATE_WORDS, TEST_WORDS
 from finwait.table.columns import COLUMNS, TIMER_NAMES
 from finwait.tcp.state import state_words
+from finwait.tcp.timers import TIMERS
 from finwait.text.messages import LANGUAGES
 from scripts.commands import COMMANDS, SUMMARIES, build_parser, option_groups, takes_filter
 
@@ -23,7 +24,7 @@ NOTE = "# Completion of finwait's commands, options, columns and filter words. G
 # What completes the value of an option, by its metavar; an option with choices has them.
 _KIND_BY_METAVAR = {
     "COLUMN[,COLUMN]": "columns", "[-]COLUMN[,...]": "columns", "FILE": "files", "DIR": "directories",
-    "NETNS": "namespaces", "LANG": "languages", "N": "nothing",
+    "NETNS": "namespaces", "LANG": "languages", "N": "nothing", "S": "nothing",
 }  # fmt: skip
 
 
@@ -67,6 +68,7 @@ def _render_bash() -> str:
         values="\n".join(lines),
         states=" ".join(state_words()),
         timers=" ".join(TIMER_NAMES),
+        explained_timers=" ".join(TIMERS),
         columns=" ".join(column.name for column in COLUMNS),
         words=" ".join(_filter_words()),
         state_cases="|".join(f"*:{word}" for word in STATE_WORDS),
@@ -147,11 +149,14 @@ _finwait() {{
   [[ $COMP_CWORD -gt 1 && ${{COMP_WORDS[COMP_CWORD-2]}} == --@(by|sort|columns) ]] && previous=
   case $command:$previous in
 {values}
+    explain:timer) _finwait_reply "$(compgen -W '{explained_timers}' -- "$current")" ;;
     {state_cases}) _finwait_reply "$(compgen -W '{states}' -- "$current")" ;;
     *:timer) _finwait_reply "$(compgen -W '{timers}' -- "$current")" ;;
     *)
       if [[ $current == -* ]]; then
         _finwait_reply "$(compgen -W "$options" -- "$current")"
+      elif [[ $command == explain ]]; then
+        _finwait_reply "$(compgen -W '{states} transition timer' -- "$current")"
       elif [[ $command == @({without_filter}) ]]; then
         COMPREPLY=()
       elif (( COMP_CWORD == 1 )); then
@@ -175,6 +180,7 @@ def _render_zsh() -> str:
         commands="\n".join(f"    {_quote(f'{name}:{SUMMARIES[name]}')}" for name in COMMANDS),
         states=" ".join(state_words()),
         timers=" ".join(TIMER_NAMES),
+        explained_timers=" ".join(TIMERS),
         columns="\n".join(f"    {_quote(f'{c.name}[{_zsh_text(c.description)}]')}" for c in COLUMNS),
         words=" ".join(_filter_words()),
         state_cases="|".join(STATE_WORDS),
@@ -189,6 +195,7 @@ def _zsh_text(text: str) -> str:
 def _zsh_function(command: str) -> str:
     specs = [_zsh_spec(action) for action in _actions(command)]
     specs += ["'*:filter:_finwait_filter'"] if takes_filter(build_parser(command)) else []
+    specs += ["'*:state:_finwait_explained'"] if command == "explain" else []
     body = " \\\n".join(f"    {spec}" for spec in specs)
     return f"_finwait_{command}() {{\n  _arguments -s \\\n{body}\n}}"
 
@@ -243,6 +250,13 @@ _finwait_filter() {{
     {state_cases}) compadd -- {states} ;;
     timer) compadd -- {timers} ;;
     *) compadd -- {words} ;;
+  esac
+}}
+
+_finwait_explained() {{
+  case $words[CURRENT-1] in
+    timer) compadd -- {explained_timers} ;;
+    *) compadd -- {states} transition timer ;;
   esac
 }}
 

@@ -12,6 +12,7 @@ DIRECTORY = Path("tests/contract/golden")
 TICKET = "docs/examples/ticket-ss.txt"
 ARTICLE = "docs/examples/ticket-netstat.txt"
 MACHINE = "tests/contract/fixed_machine.py"
+EXPLAINED = "tests/contract/fixed_explain.py"
 # file: (recording or program, arguments); what goes to standard error stands behind a line of its own in the .txt files
 COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "count.txt": (TICKET, ("count",)),
@@ -39,6 +40,20 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "capabilities.json": (MACHINE, ("capabilities", "--json")),
     "capabilities.ndjson": (MACHINE, ("capabilities", "--ndjson", "--lang", "zh")),
     "capabilities.csv": (MACHINE, ("capabilities", "--csv")),
+    "explain.txt": (EXPLAINED, ("explain",)),
+    "explain.zh_CN.txt": (EXPLAINED, ("explain", "--lang", "zh")),
+    "explain_all.txt": (EXPLAINED, ("explain", "all")),
+    "explain_all.zh_CN.txt": (EXPLAINED, ("explain", "all", "--lang", "zh")),
+    "explain_state.color.txt": (EXPLAINED, ("explain", "close-wait", "--color", "always")),
+    "explain_state.json": (EXPLAINED, ("explain", "FIN_WAIT2", "--json")),
+    "explain_state.zh_CN.json": (EXPLAINED, ("explain", "FIN_WAIT2", "--json", "--no-counts", "--lang", "zh")),
+    "explain_timers.txt": (EXPLAINED, ("explain", "timer")),
+    "explain_timers.zh_CN.txt": (EXPLAINED, ("explain", "timer", "--lang", "zh")),
+    "explain_transition.txt": (EXPLAINED, ("explain", "transition", "established", "fin_wait_1")),
+    "explain_transition.zh_CN.txt": (EXPLAINED, ("explain", "transition", "established", "time-wait", "--lang", "zh")),
+    "explain_transition.json": (EXPLAINED, ("explain", "transition", "last-ack", "time-wait", "--json")),
+    "explain_transition.md": (EXPLAINED, ("explain", "transition", "syn-recv", "established", "--markdown")),
+    "explain_state.md": (EXPLAINED, ("explain", "time-wait", "--markdown")),
 }
 SEPARATOR = "-- standard error --\n"
 _ENCODING_BY_FILE = {"count.ascii.txt": "ascii"}
@@ -52,8 +67,8 @@ def render(root: Path, name: str) -> str:
         "LC_ALL": "C.UTF-8",
         "PYTHONIOENCODING": _ENCODING_BY_FILE.get(name, "utf-8"),
     }
-    if recording == MACHINE:
-        command = (sys.executable, MACHINE, *arguments)
+    if recording.endswith(".py"):
+        command = (sys.executable, recording, *arguments)
     else:
         command = (sys.executable, "-m", "finwait", *arguments, "--read", recording)
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, check=True)

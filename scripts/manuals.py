@@ -26,6 +26,7 @@ FILES = (
     ("/proc/net/tcp, /proc/net/tcp6", "read where sock_diag does not answer, or with **--source proc**"),
     ("/run/netns/NAME", "network namespaces that ip-netns(8) knows"),
     ("/etc/services", "names of ports in filters"),
+    ("/proc/sys/net", "settings that **finwait explain** shows"),
 )
 ENVIRONMENT = (
     (
@@ -176,7 +177,9 @@ def _see_also(*others: str) -> str:
 
 
 def _synopsis(command: str) -> list[str]:
-    words = " [\\fIFILTER\\fR]" if takes_filter(build_parser(command)) else ""
+    parser = build_parser(command)
+    behind = _escape((parser.usage or "").partition("[OPTIONS]")[2])
+    words = " [\\fIFILTER\\fR]" if takes_filter(parser) else behind
     lines = [f"\\fBfinwait {command}\\fR [\\fIOPTIONS\\fR]{words}"]
     return [*lines, ".br", "\\fBfinwait\\fR [\\fIOPTIONS\\fR] [\\fIFILTER\\fR]"] if command == "count" else lines
 

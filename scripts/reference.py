@@ -9,8 +9,12 @@ import re
 import sys
 from pathlib import Path
 
+from finwait.render.explain import Explainer
+from finwait.render.explain_markdown import MarkdownPage
 from finwait.table.columns import ALIASES, BOOL, COLUMNS, ENDPOINT, NUMBER
+from finwait.tcp.explanations import read_explanations
 from finwait.tcp.state import LIFE_ORDER, SPELLINGS, STATE_GROUPS
+from finwait.tcp.timers import TIMERS
 from finwait.tcp.waits import CLOCK, NOBODY, PEER, PROGRAM, WAITS
 from finwait.text.messages import translate, use_language
 from scripts.commands import COMMANDS, SUMMARIES, build_parser
@@ -21,7 +25,9 @@ if TYPE_CHECKING:
 
     from finwait.table.columns import Column
 
-PAGES = tuple(Path("docs") / name for name in ("commands.md", "columns.md", "columns.zh_CN.md", "states.md"))
+PAGES = tuple(
+    Path("docs") / name for name in ("commands.md", "columns.md", "columns.zh_CN.md", "states.md", "states.zh_CN.md")
+)
 REGION = re.compile(r"(?<=^<!-- generated: )(?P<name>.+?) -->\n.*?(?=^<!-- /generated -->$)", re.MULTILINE | re.DOTALL)
 # argparse prints `-N NETNS, --net NETNS` up to Python 3.12 and `-N, --net NETNS` from 3.13 on; the files are of the former.
 HELP_IS_STABLE = sys.version_info < (3, 13)
@@ -89,6 +95,33 @@ def _waits() -> str:
     return _table(("State", "Who must act", "It waits for"), rows)
 
 
+def _chinese_waits() -> str:
+    use_language("zh_CN")
+    try:
+        who = {NOBODY: "没有谁", PEER: "对端", PROGRAM: "本地程序", CLOCK: "时钟"}
+        rows = [(f"**{state.rfc}**", who[WAITS[state][0]], translate(WAITS[state][1])) for state in LIFE_ORDER]
+        return _table(("状态", "谁必须行动", "在等什么"), rows)
+    finally:
+        use_language("en")
+
+
+def _explanations(language: str, what: str) -> Callable[[], str]:
+    """The parts of states or of timers in `language`, speaking of no host."""
+
+    def explain() -> str:
+        use_language(language)
+        try:
+            explainer = Explainer(read_explanations(language))
+            page = MarkdownPage(of_host=False, level=3)
+            if what == "states":
+                return "\n".join(page.states(explainer.document(language, LIFE_ORDER)["states"])).rstrip()
+            return "\n".join(page.timers(explainer.document(language, (), TIMERS)["timers"])).rstrip()
+        finally:
+            use_language("en")
+
+    return explain
+
+
 def _spellings() -> str:
     titles = (
         "Number",
@@ -127,6 +160,11 @@ PARTS: dict[str, Callable[[], str]] = {
     "columns in Chinese": _chinese_columns_table,
     "aliases of columns": _aliases,
     "waits": _waits,
+    "waits in Chinese": _chinese_waits,
+    "states": _explanations("en", "states"),
+    "states in Chinese": _explanations("zh_CN", "states"),
+    "timers": _explanations("en", "timers"),
+    "timers in Chinese": _explanations("zh_CN", "timers"),
     "spellings": _spellings,
     "groups of states": _groups,
 }

@@ -89,6 +89,29 @@ def test_only_the_command_that_tells_of_capabilities_loads_their_probes(argument
     assert {name for name in watched(*arguments)["loaded"] if PROBING.match(name)} <= of_the_count
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("close-wait",), ("all", "--no-counts"), ("timer", "keepalive"), ("transition", "listen", "time-wait"),
+     ("all", "--markdown"), ("all", "--lang", "zh")],
+    ids=" ".join,
+)  # fmt: skip
+def test_an_explanation_loads_nothing_heavy_and_reads_one_language(arguments: tuple[str, ...]) -> None:
+    report = watched("explain", *arguments)
+    assert heavy(report["loaded"]) == set()
+    read = {Path(name).name for name in report["opened"] if "/explanations/" in name and name.endswith(".txt")}
+    assert read == {"zh_CN.txt" if "zh" in arguments else "en.txt"}
+
+
+def test_an_explanation_without_counts_asks_no_kernel() -> None:
+    loaded = watched("explain", "time-wait", "--no-counts")["loaded"]
+    assert {"finwait.api", "finwait.sources.census", "finwait.sources.sock_diag"}.isdisjoint(loaded)
+
+
+@pytest.mark.parametrize("arguments", [(), ("list", "--limit", "1")], ids=" ".join)
+def test_only_explain_reads_explanations(arguments: tuple[str, ...]) -> None:
+    assert [name for name in watched(*arguments)["loaded"] if name.startswith("finwait.tcp.t")] == []
+
+
 def test_capabilities_load_no_numpy() -> None:
     loaded = watched("capabilities")["loaded"]
     assert "finwait.sources.machine" in loaded

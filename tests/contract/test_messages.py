@@ -83,6 +83,21 @@ def test_capabilities_are_aligned_and_fit(name: str) -> None:
     assert max(map(display_width, lines)) <= 100
 
 
+@pytest.mark.parametrize("name", [name for name in goldens.COMMANDS if re.fullmatch(r"explain.*\.txt", name)])
+def test_explanations_fit_into_a_hundred_columns(name: str) -> None:
+    text = re.sub(r"\x1b\[\d+m", "", (ROOT / goldens.DIRECTORY / name).read_text(encoding="utf-8"))
+    assert [line for line in text.splitlines() if display_width(line) > 100 or line != line.rstrip()] == []
+
+
+def test_both_languages_explain_in_the_same_sections() -> None:
+    english, chinese = (
+        (ROOT / goldens.DIRECTORY / f"explain_all{language}.txt").read_text(encoding="utf-8")
+        for language in ("", ".zh_CN")
+    )
+    assert chinese.count("\n\n") == english.count("\n\n")
+    assert chinese.count("\n  - ") == english.count("\n  - ")
+
+
 @pytest.mark.parametrize("name", ["count.zh_CN.txt", "count.txt"])
 def test_columns_are_aligned_by_what_characters_take_on_a_terminal(name: str) -> None:
     text = (ROOT / goldens.DIRECTORY / name).read_text(encoding="utf-8").partition(goldens.SEPARATOR)[0]

@@ -13,6 +13,8 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from finwait.sources.machine import PROBES
+from finwait.tcp.timers import SYSCTLS
+from finwait.tcp.transitions import STATES, transitions_from
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS = ROOT / "docs" / "schemas"
@@ -112,6 +114,30 @@ def test_the_page_on_json_shows_a_document_of_capabilities_and_names_each() -> N
     document_validator("finwait.capabilities-1").validate(json.loads(block))
     for name, (gives, _) in PROBES.items():
         assert f"| `{name}` | {gives} | " in page
+
+
+EXPLAINED = [
+    (),
+    ("all", "--no-counts"),
+    ("all", "--lang", "zh"),
+    ("timer",),
+    ("timer", "keepalive", "--lang", "zh"),
+    ("transition", "syn-recv", "established"),
+    ("transition", "last-ack", "established"),
+]
+
+
+@pytest.mark.parametrize("arguments", EXPLAINED, ids=" ".join)
+def test_an_explanation_is_what_its_schema_says(arguments: tuple[str, ...]) -> None:
+    document_validator("finwait.explain-1").validate(json.loads(printed("explain", "--json", *arguments)))
+
+
+def test_the_schema_of_explanations_knows_every_state_segment_and_unit() -> None:
+    known = schema("finwait.explain-1")["$defs"]
+    assert known["token"]["enum"] == [state.token for state in STATES]
+    sent = {transition.sent for state in STATES for transition in transitions_from(state)}
+    assert set(known["way"]["properties"]["sent"]["enum"]) == sent
+    assert set(known["sysctl"]["properties"]["unit"]["enum"]) == {unit for _, unit in SYSCTLS.values()}
 
 
 def test_by_state_alone_a_count_has_all_eleven_states() -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from finwait.tcp.state import TcpState
 
 DESCRIPTION = mark("Explain the states of TCP, its timers, and what leads from one state to another.")
+NO_SOURCE = "none"  # nothing was counted; null in JSON
 NOT_COUNTED = mark("the sockets could not be counted: {reason}")
 
 
@@ -34,8 +35,9 @@ def build_parser() -> CommandParser:
     """The command's parser."""
     parser = _Parser("explain", translate(DESCRIPTION))
     parser.usage = "%(prog)s [OPTIONS] [STATE... | transition STATE STATE | timer NAME...]"
+    parser.set_defaults(filter=[])
     parser.add_argument(
-        "filter",
+        "words",
         nargs="*",
         metavar="WORD",
         help=translate(mark("states in any spelling, or all; transition and two states; timer and its names")),
@@ -69,8 +71,8 @@ def build_parser() -> CommandParser:
 def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = build_parser().parse(arguments)
-    asked = _Asked(options.filter)
-    counts, provenance = _count() if options.counts and asked.states else (None, None)
+    asked = _Asked([*options.words, *options.filter])  # the latter stood behind --
+    counts, provenance = _count(asked.states) if options.counts and asked.states else (None, _uncounted())
     from finwait.render.explain import Explainer
     from finwait.sources.sysctls import read_sysctls
     from finwait.tcp.explanations import read_explanations
@@ -142,29 +144,44 @@ def _pair(words: Sequence[str]) -> tuple[TcpState, TcpState]:
     return parse_state(words[0]), parse_state(words[1])
 
 
-def _count() -> tuple[dict[str, int] | None, Provenance | None]:
-    """Sockets by state's token, and how they were counted; None for counts where they cannot be counted here."""
+def _count(states: Sequence[TcpState]) -> tuple[dict[str, int] | None, Provenance]:
+    """Sockets in `states` by token, and how they were counted; None where they cannot be counted here."""
     from finwait.api import count_for
     from finwait.table.request import Request
-    from finwait.table.snapshot import Notice, Provenance
+    from finwait.table.snapshot import Notice
+    from finwait.tcp.state import BOUND_INACTIVE, TcpState
 
+    mask = sum(1 << state for state in states) | (1 << BOUND_INACTIVE if TcpState.CLOSE in states else 0)
     try:
-        snapshot = count_for(Request(), None, ("state",))
+        snapshot = count_for(Request(states=mask), None, ("state",))
     except FinwaitError as error:
-        provenance = Provenance("none", host=os.uname().nodename)
+        provenance = _uncounted()
         provenance.add_notice(Notice("not_counted", NOT_COUNTED, missing="count", arguments={"reason": error}))
         return None, provenance
     return {str(group.key[0]): group.count for group in snapshot.groups}, snapshot.provenance
 
 
-def _write(document: dict[str, Any], asked: _Asked, options: argparse.Namespace, provenance: Provenance | None) -> None:
+def _uncounted() -> Provenance:
+    """Of an answer without a count."""
+    from finwait.table.snapshot import Provenance
+
+    return Provenance(NO_SOURCE, host=_host())
+
+
+def _host() -> str:
+    return os.uname().nodename
+
+
+def _write(document: dict[str, Any], asked: _Asked, options: argparse.Namespace, provenance: Provenance) -> None:
     from finwait.cli import output
 
     if options.form == "json":
         from finwait.render.documents import provenance_document
 
-        count = None if provenance is None else provenance_document(provenance)
-        output.write_json({**document, "count": count}, indent=1)
+        told = provenance_document(provenance)
+        told["source"] = None if provenance.source == NO_SOURCE else provenance.source
+        head = {key: document.pop(key) for key in ("schema", "language")}
+        output.write_json({**head, **told, **document}, indent=1)
         return
     if options.form == "markdown":
         from finwait.render.explain_markdown import MarkdownPage
@@ -175,8 +192,7 @@ def _write(document: dict[str, Any], asked: _Asked, options: argparse.Namespace,
         output.write_lines(lines[:-1])
     else:
         output.write_lines(_text(document, asked, options.color))
-    if provenance is not None:
-        output.say_notices(provenance.notices)
+    output.say_notices(provenance.notices)
 
 
 def _text(document: dict[str, Any], asked: _Asked, color: str) -> list[str]:

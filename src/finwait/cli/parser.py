@@ -20,11 +20,12 @@ argparse._ = translate  # type: ignore[attr-defined]  # its own words in our lan
 mark("usage: "), mark("options"), mark("positional arguments"), mark("show this help message and exit")
 
 
-# Options that only one command has, told to whoever gives them to the other.
+# Options that only one command has, told to whoever gives them to another.
 OPTIONS_OF_ONE = {
     "count": ("--by", "--top"),
     "list": ("-o", "-i", "-m", "-l", "-p", "-a", "-n", "-t", "--options", "--info", "--memory", "--listening", "--processes",
              "--all", "--numeric", "--tcp", "--columns", "--limit", "--ghosts"),
+    "explain": ("--markdown", "--no-counts"),
 }  # fmt: skip
 # Options that take the next word, of any command.
 OPTIONS_WITH_VALUE = frozenset({

@@ -187,6 +187,11 @@ NAME_BY_TOKEN = {state.token: state.rfc for state in SPELLINGS}
 _SHORT_UNITS = {"seconds": " s", "milliseconds": " ms"}
 
 
+def who_text(token: str) -> str:
+    """Who acts, for people."""
+    return translate(WHO[token])
+
+
 def way_text(way: Part) -> str:
     """What happens and what is sent, in a line."""
     text: str = way["what"]

@@ -10,11 +10,11 @@ from finwait.render.explain import (
     PATH,
     RFC,
     TITLES,
-    WHO,
     option_text,
     seconds_text,
     sysctl_text,
     way_text,
+    who_text,
 )
 from finwait.text.messages import mark, translate
 
@@ -45,7 +45,7 @@ class MarkdownPage:
             if state["count"] is not None:
                 yield from (translate(mark("here now: {count}")).format(count=state["count"]), "")
             yield from _paragraphs(state["what"])
-            who = translate(mark("Must act: {who}")).format(who=translate(WHO[state["must_act"]]))
+            who = translate(mark("Must act: {who}")).format(who=who_text(state["must_act"]))
             yield from (f"**{translate(TITLES['wait'])}**: {state['wait']} {who}", "")
             yield from _ways(TITLES["ways_in"], state["ways_in"], "from")
             yield from _ways(TITLES["ways_out"], state["ways_out"], "to")
@@ -144,5 +144,5 @@ def _ways(title: str | None, ways: Parts, end: str) -> Iterator[str]:
     yield f"| {' | '.join(map(translate, titles))} |"
     yield "| --- | --- | --- | --- |"
     for way in ways:
-        yield f"| {NAME_BY_TOKEN[way[end]]} | {translate(WHO[way['who']])} | {way_text(way)} | {way['rfc']} |"
+        yield f"| {NAME_BY_TOKEN[way[end]]} | {who_text(way['who'])} | {way_text(way)} | {way['rfc']} |"
     yield ""

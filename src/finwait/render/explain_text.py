@@ -15,6 +15,7 @@ from finwait.render.explain import (
     seconds_text,
     sysctl_text,
     way_text,
+    who_text,
 )
 from finwait.render.wrap import wrapped
 from finwait.text.messages import mark, translate
@@ -46,7 +47,7 @@ class TextPage:
         self.style = style
         self.columns = max(min(columns or USUAL_COLUMNS, USUAL_COLUMNS), LEAST_COLUMNS)
         self.of_host = of_host
-        self.who_cells = max(display_width(translate(word)) for word in WHO.values())
+        self.who_cells = max(display_width(who_text(token)) for token in WHO)
 
     def overview(self, states: Iterable[Part], timers: Iterable[str]) -> Iterator[str]:
         """A line a state, and how to go on."""
@@ -54,7 +55,7 @@ class TextPage:
                   translate(mark("WAITS FOR"))]  # fmt: skip
         rows = [
             [state["name"], "" if state["count"] is None else str(state["count"]),
-             translate(WHO[state["must_act"]]), state["waits_for"]]
+             who_text(state["must_act"]), state["waits_for"]]
             for state in states
         ]  # fmt: skip
         shown = [at for at in range(4) if at != 1 or any(row[1] for row in rows)]
@@ -86,7 +87,7 @@ class TextPage:
         yield from self._title("wait")
         who = state["must_act"]
         yield from self._indented(state["wait"])
-        yield "  " + self.style.paint(translate(mark("Must act: {who}")).format(who=translate(WHO[who])), _COLORS[who])
+        yield "  " + self.style.paint(translate(mark("Must act: {who}")).format(who=who_text(who)), _COLORS[who])
         yield from self._title("ways_in")
         yield from self._ways(state["ways_in"], "from")
         yield from self._title("ways_out")
@@ -157,7 +158,7 @@ class TextPage:
         """Lines of state, who causes it, what happens, section. end: from or to, the state that is shown."""
         indent = 2 + _STATE_CELLS + 2 + self.who_cells + 2
         for way in ways:
-            who = self.style.paint(pad_right(translate(WHO[way["who"]]), self.who_cells), _COLORS[way["who"]])
+            who = self.style.paint(pad_right(who_text(way["who"]), self.who_cells), _COLORS[way["who"]])
             text = f"{way_text(way)} [{way['rfc']}]"
             first, *more = wrapped(text, max(self.columns - indent, LEAST_COLUMNS // 2))
             yield f"  {NAME_BY_TOKEN[way[end]]:<{_STATE_CELLS}}  {who}  {first}"
@@ -167,7 +168,9 @@ class TextPage:
         if not timers:
             yield from self._indented(translate(NO_TIMER))
         for timer in timers:
-            yield f"  {self.style.paint(timer['timer'], 'bold')}: {timer['when']}"
+            first, *more = wrapped(f"{timer['timer']}: {timer['when']}", self.columns - 4)
+            yield f"  {self.style.paint(timer['timer'], 'bold')}{first.removeprefix(timer['timer'])}"
+            yield from (f"    {line}" for line in more)
             yield from self._indented(timer["ends"], 4)
             yield from (f"    {text}" for text in self._setters(timer))
 
@@ -189,7 +192,7 @@ class TextPage:
 
     def _rfc(self, sections: Sequence[str]) -> Iterator[str]:
         yield ""
-        yield self.style.paint(f"{RFC}: {', '.join(sections)}", "dim")
+        yield from (self.style.paint(line, "dim") for line in wrapped(f"{RFC}: {', '.join(sections)}", self.columns))
 
     def _title(self, key: str) -> Iterator[str]:
         yield ""

@@ -133,7 +133,7 @@ _FIN_WAIT1, _FIN_WAIT2, _CLOSE_WAIT, _CLOSING, _LAST_ACK, _TIME_WAIT, _CLOSED = 
 # FIN-WAIT-2: nothing is left that could be sent again, so RFC 9293 has no end for it; Linux has one where no program is left.
 # CLOSE-WAIT: only the program's close leads on. Keepalive, where the program asked for it, ends the connection and leaves the
 # program with a descriptor of nothing.
-# TIME-WAIT: no program is left, so `abort` is the operator's SOCK_DESTROY there.
+# TIME-WAIT: no program is left that could abort; root can destroy it.
 # CLOSED: in Linux a socket that is bound at most. A segment for no socket at all is answered with RST: that is CLOSED too.
 MACHINE: dict[TcpState, tuple[Transition, ...]] = {
     _LISTEN: (
@@ -263,7 +263,8 @@ MACHINE: dict[TcpState, tuple[Transition, ...]] = {
         Transition("rcv_rst", _CLOSED, None, "3.10.7.4", "assassination"),
         _linux("rcv_syn", _SYN_RECV, "SYN,ACK", "3.6.1", "time_wait_reuse", spawns=True),
         _linux("active_open", _SYN_SENT, "SYN", "3.6.1", "time_wait_reuse", spawns=True),
-        Transition("abort", _CLOSED, None, "3.10.5", "sock_destroy"),
+        _linux("destroy", _CLOSED, None, "3.10.5", "sock_destroy"),
+        Transition("abort", _CLOSED, None, "3.10.5", "sock_destroy", hidden=True),
     ),
     _CLOSED: (
         Transition("passive_open", _LISTEN, None, "3.10.1"),
