@@ -27,15 +27,13 @@ def _pieces(text: str) -> list[str]:
         words = text.split(" ")
         return [f"{word} " for word in words[:-1]] + words[-1:]
     pieces: list[str] = []
+    ends = False  # whether the piece before may stand at the end of a line
     for character in text:
-        is_wide = display_width(character) == 2
-        joins = character == " " or character in _CLOSING or not (is_wide or (pieces and _ends(pieces[-1])))
+        is_wide = not character.isascii() and display_width(character) == 2
+        joins = character == " " or character in _CLOSING or not (is_wide or ends)
         if pieces and (joins or pieces[-1][-1] in _OPENING):
             pieces[-1] += character
         else:
             pieces.append(character)
+        ends = is_wide or character == " "
     return pieces
-
-
-def _ends(piece: str) -> bool:
-    return piece[-1] == " " or display_width(piece[-1]) == 2

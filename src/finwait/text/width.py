@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 
+class _CellsByCharacter(dict[str, int]):
+    """What characters take, looked up once each: prose is made of few."""
+
+    def __missing__(self, character: str) -> int:
+        from unicodedata import category, east_asian_width
+
+        wide = east_asian_width(character) in {"W", "F"}
+        self[character] = cells = 0 if category(character) in {"Mn", "Me"} else 1 + wide
+        return cells
+
+
+_CELLS = _CellsByCharacter()
+
+
 def display_width(text: str) -> int:
     """Cells that `text` takes on a terminal."""
-    if text.isascii():
-        return len(text)
-    from unicodedata import category, east_asian_width
-
-    return sum(
-        0 if category(character) in {"Mn", "Me"} else 1 + (east_asian_width(character) in {"W", "F"})
-        for character in text
-    )
+    return len(text) if text.isascii() else sum(map(_CELLS.__getitem__, text))
 
 
 def pad_right(text: str, width: int) -> str:
