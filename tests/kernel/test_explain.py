@@ -31,9 +31,8 @@ def test_a_setting_is_that_of_the_namespace_and_changes_the_time(population: Cal
     timer = timer_of("fin_wait_2", held)
     assert (timer["sysctls"][0]["value"], timer["seconds"], timer["default_seconds"]) == ("17", 17, 60)
     assert "net.ipv4.tcp_fin_timeout = 17 s (default: 60 s)" in output_of("explain", "fin-wait-2", held=held)
-    write(held, "tcp_syn_retries", "2")
-    linear = int(timer_of("syn_retries", held)["sysctls"][1]["value"] or 0)
-    assert timer_of("syn_retries", held)["seconds"] == linear + 1 + 2 + 4
+    write(held, "tcp_orphan_retries", "3")
+    assert timer_of("orphan_retries", held)["seconds"] == 0.2 * (1 + 2 + 4 + 8)
 
 
 def test_what_the_namespace_does_not_have_is_null(population: Callable[..., Population]) -> None:

@@ -6,7 +6,7 @@ Keys and tokens are machine words; what stands in ``what``, ``trouble`` and the 
 from __future__ import annotations
 
 from finwait.tcp.state import SPELLINGS, TcpState
-from finwait.tcp.timers import SETTINGS, SYSCTLS, TIMERS, seconds_of, timers_in
+from finwait.tcp.timers import AT_LEAST, SETTINGS, SYSCTLS, TIMERS, seconds_of, timers_in
 from finwait.tcp.transitions import (
     DEPARTURES,
     LINUX,
@@ -109,6 +109,7 @@ class Explainer:
             "sysctls": [self._sysctl(name) for name in timer.sysctls],
             "seconds": None if values is None else seconds_of(timer.name, values),
             "default_seconds": seconds_of(timer.name, defaults),
+            "at_least": timer.name in AT_LEAST,
             "option": timer.option,
             "shown_as": timer.shown,
             "rfc": [timer.rfc],
@@ -233,6 +234,9 @@ def seconds_text(timer: Part, *, of_host: bool) -> str | None:
     seconds = timer["seconds" if of_host else "default_seconds"]
     if seconds is None:
         return None
+    if timer["at_least"]:
+        text = mark("here: at least {seconds} s") if of_host else mark("by default: at least {seconds} s")
+        return translate(text).format(seconds=f"{seconds:g}")
     if of_host:
         return translate(mark("here: {seconds} s in all")).format(seconds=f"{seconds:g}")
     return translate(mark("by default: {seconds} s in all")).format(seconds=f"{seconds:g}")

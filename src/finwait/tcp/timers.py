@@ -97,6 +97,8 @@ _ALL: tuple[Timer, ...] = (
     Timer("time_wait", (_TIME_WAIT,), _CLOSED, (), None, "time_wait", "3.6.1"),
 )  # fmt: skip
 TIMERS: dict[str, Timer] = {timer.name: timer for timer in _ALL}
+# Timers whose time is the least that is allowed: the real one follows the round trips.
+AT_LEAST = frozenset({"retransmit", "orphan_retries"})
 
 # Settings that are no timers and bear on a state.
 SETTINGS: dict[TcpState, tuple[str, ...]] = {
@@ -145,8 +147,13 @@ def _number(text: str | None) -> int | None:
 
 
 def _of_syn(values: list[int], limit: float) -> float:
+    """tcp_write_timeout: it ends with the last of so many retransmissions, or when the time for those that double is over."""
     retries, linear = values[0], values[1]
-    return linear * FIRST_RTO + _doubling(retries, limit)
+    elapsed, sent = FIRST_RTO, 0
+    while sent < retries + linear and (not sent or elapsed < _doubling(retries, limit)):
+        sent += 1
+        elapsed += FIRST_RTO if sent <= linear else min(FIRST_RTO * (1 << (sent - linear)), limit)
+    return elapsed
 
 
 def _doubling(retries: int, limit: float) -> float:
@@ -155,7 +162,9 @@ def _doubling(retries: int, limit: float) -> float:
 
 
 def _model(retries: int, limit: float) -> float:
-    """tcp_model_timeout: what a connection is allowed whose RTO began at the least one."""
+    """tcp_model_timeout: what a connection is allowed whose RTO began at the least one. It ends with the first RTO behind that,
+    counted from the first retransmission.
+    """  # fmt: skip
     return sum(min(LEAST_RTO * (1 << at), limit) for at in range(retries + 1))
 
 

@@ -39,6 +39,10 @@ def test_a_timer_takes_its_time_by_default(timer: str, seconds: float | None) ->
         ("syn_retries", {"ipv4.tcp_syn_linear_timeouts": None, "ipv4.tcp_rto_max_ms": None}, 127.0),
         ("syn_retries", {"ipv4.tcp_syn_retries": "0", "ipv4.tcp_syn_linear_timeouts": "0"}, 1.0),
         ("syn_retries", {"ipv4.tcp_syn_retries": "6", "ipv4.tcp_rto_max_ms": "8000"}, 4 + 1 + 2 + 4 + 8 + 8 + 8 + 8.0),
+        ("syn_retries", {"ipv4.tcp_syn_retries": "1", "ipv4.tcp_syn_linear_timeouts": "0"}, 3.0),  # measured on 6.18
+        ("syn_retries", {"ipv4.tcp_syn_retries": "1", "ipv4.tcp_syn_linear_timeouts": "2"}, 3.0),  # measured
+        ("syn_retries", {"ipv4.tcp_syn_retries": "2", "ipv4.tcp_syn_linear_timeouts": "1"}, 8.0),  # measured
+        ("syn_retries", {"ipv4.tcp_syn_retries": "5"}, 67.0),
         ("syn_retries", {"ipv4.tcp_syn_retries": None}, None),
         ("orphan_retries", {"ipv4.tcp_orphan_retries": "3"}, 3.0),
         ("retransmit", {"ipv4.tcp_retries2": "8"}, 102.2),  # "at least 100 s, which corresponds to 8"
