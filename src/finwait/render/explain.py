@@ -13,6 +13,7 @@ from finwait.tcp.transitions import (
     arrows,
     find_path,
     find_transition,
+    next_transition,
     transitions_from,
     transitions_to,
 )
@@ -137,7 +138,7 @@ class Explainer:
             "from": transition.state.token,
             "to": transition.to.token,
             "event": transition.event,
-            "what": self.sections["events"][transition.event][0],
+            "what": self._event(transition),
             "who": transition.who,
             "sent": transition.sent,
             "rfc": transition.rfc,
@@ -146,6 +147,14 @@ class Explainer:
             "hidden": transition.hidden,
             "spawns": transition.spawns,
         }
+
+    def _event(self, transition: Transition) -> str:
+        """What happens; where it usually ends otherwise, also the condition."""
+        text = self.sections["events"][transition.event][0]
+        if transition.hidden or transition is next_transition(transition.state, transition.event):
+            return text
+        condition = self.sections["conditions"][transition.departure or ""][0]
+        return translate(mark("{event}, {condition}")).format(event=text, condition=condition)
 
     def _departures(self, transitions: Iterable[Transition], but: frozenset[str] = frozenset()) -> list[Document]:
         names = dict.fromkeys(transition.departure for transition in transitions)

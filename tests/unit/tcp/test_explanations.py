@@ -12,7 +12,7 @@ from finwait.errors import FinwaitError
 from finwait.tcp.exchanges import EXCHANGES
 from finwait.tcp.explanations import parse_explanations, read_explanations
 from finwait.tcp.timers import TIMERS
-from finwait.tcp.transitions import DEPARTURES, EVENTS, STATES
+from finwait.tcp.transitions import DEPARTURES, EVENTS, STATES, next_transition, transitions_from
 from finwait.text.messages import LANGUAGES
 
 if TYPE_CHECKING:
@@ -36,9 +36,18 @@ def test_every_state_has_every_part(language: str, state: TcpState) -> None:
 def test_every_timer_event_departure_and_exchange_has_its_text(language: str) -> None:
     sections = BY_LANGUAGE[language]
     titles = [f"state {state.token}" for state in STATES] + [f"timer {name}" for name in TIMERS]
-    assert list(sections) == [*titles, "events", "departures", *(f"exchange {name}" for name in EXCHANGES)]
+    assert list(sections) == [
+        *titles,
+        "events",
+        "conditions",
+        "departures",
+        *(f"exchange {name}" for name in EXCHANGES),
+    ]
     assert list(sections["events"]) == list(EVENTS)
     assert list(sections["departures"]) == list(DEPARTURES)
+    every = [transition for state in STATES for transition in transitions_from(state) if not transition.hidden]
+    unusual = [t.departure for t in every if t is not next_transition(t.state, t.event)]
+    assert list(sections["conditions"]) == unusual
     for name in TIMERS:
         assert list(sections[f"timer {name}"]) == ["when", "what", "ends", "useless"]
     for name in EXCHANGES:
