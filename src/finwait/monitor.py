@@ -244,7 +244,7 @@ class Stream:
             self._is_long = self._is_long or index > 0
             self._closed_seen += int((batch.column("state").values == TcpState.CLOSE).sum())
             self._yielded = True
-            yield _with_netns(self._accepted(batch, reader, bindings), reader.netns, self.columns)
+            yield self._accepted(_with_netns(batch, reader.netns, self.columns), reader, bindings)
 
     def _accepted(self, batch: Batch, reader: Reader, bindings: Bindings) -> Batch:
         """The rows that the filter accepts, with their owners where somebody asked; those are looked for as late as can be."""

@@ -59,6 +59,8 @@ def held() -> Iterator[Population]:
         ("--source net", None),
         ("--lang xx", "unknown language 'xx'; finwait speaks en and zh"),
         ("--style netstat --by uid", "--style netstat counts by state, not by uid"),
+        ("list --ghosts --style ss", "ss knows no ghosts; --ghosts does not go with --style ss"),
+        ("list --ghosts -l", "a ghost is no listener; --ghosts does not go with -l"),
         ("--read x -N 1", "--read answers from a recording; it does not go with -N, --all-netns, --source or --record"),
         ("--record x", "--record writes X.diag (ss reads it) or X.finwait, not 'x'"),
         ("--record x.diag --source proc", "--record keeps what sock_diag says; it does not go with --source proc"),

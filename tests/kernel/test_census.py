@@ -312,3 +312,15 @@ def test_a_connection_that_was_never_answered_has_no_time_since_data(mixed: Popu
         output_of("list", "state", "syn-sent", "--columns", "last_data_sent_ms,last_ack_recv_ms", "--json", held=mixed)
     )
     assert {tuple(row.values()) for row in rows["rows"]} == {(None, None)}
+
+
+def test_the_namespace_is_a_column_to_filter_by(mixed: Population) -> None:
+    everything = json.loads(output_of("list", "--columns", "netns,netns_cookie", "--json", held=mixed))["rows"]
+    label, cookie = everything[0]["netns"], everything[0]["netns_cookie"]
+    for wanted, total in (
+        (f"netns = '{label}'", len(everything)),
+        (f"netns_cookie = {cookie}", len(everything)),
+        ("netns = nosuch", 0),
+        (f"netns != '{label}'", 0),
+    ):
+        assert json.loads(output_of("count", wanted, "--json", held=mixed))["total"] == total, wanted

@@ -15,6 +15,7 @@ import finwait
 from finwait.sources.ghosts import read_ghosts
 from finwait.sources.libbpf import BpfObject, drain
 from finwait.sources.owners import OwnerIndex
+from finwait.sources.proc_fd import hidden_processes
 from finwait.table.request import Request
 from finwait.tcp.state import TcpState
 from finwait.wire.bpf_records import Layout
@@ -292,7 +293,8 @@ def test_proc_lists_also_what_was_never_connected_and_says_so(haunted: Haunted) 
     """A socket that the program bound is in the dump, ghost or not."""
     columns = "state,fd,pid,process,family,inode,matched_by"
     table = finwait.connections(columns=columns, ghosts=True, source="sock_diag", netns=str(haunted.pid))
-    assert [notice.code for notice in table.warnings] == ["ghosts_not_told_apart"]
+    hidden = ["owners_not_permitted"] if hidden_processes() else []  # process 1 of some machines hides even from root
+    assert [notice.code for notice in table.warnings] == ["ghosts_not_told_apart", *hidden]
     assert not table.complete
     unbound = [kind for kind in (*GHOSTS, *NEVER) if kind not in BOUND]
     assert sorted(table.column("fd")) == sorted(haunted.descriptors(*unbound))
@@ -357,7 +359,7 @@ def test_the_count_by_process_has_a_line_for_ghosts_behind_the_total(haunted: Ha
     lines = run("count", "--by", "process", "-N", str(haunted.pid)).stdout.splitlines()
     assert lines[-2].split() == ["total", str(LIVE + sum(BOUND.values()))]
     assert lines[-1].split(maxsplit=2)[:2] == ["haunted", str(sum(GHOSTS.values()))]
-    assert lines[-1].endswith("ended connections that were never closed: finwait list --ghosts")
+    assert lines[-1].endswith("descriptors of connections that have ended: finwait list --ghosts")
 
 
 def test_a_namespace_without_ghosts_has_none(haunted: Haunted) -> None:

@@ -163,3 +163,16 @@ def test_a_lab_without_a_command_says_where_to_look_and_holds() -> None:
     lab.send_signal(signal.SIGINT)
     lab.communicate(timeout=20)
     assert lab.returncode == 130
+
+
+def test_a_state_without_a_number_is_no_scenario() -> None:
+    done = run("lab", "TIME_WAIT")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "finwait: 'TIME_WAIT' is no population; say STATE=N, for example TIME_WAIT=150\n",
+    )
+
+
+def test_a_half_open_connection_is_shown_from_the_side_that_waits() -> None:
+    done = run("lab", "half-open", "--", *COMMAND, "--csv", "state", "connected")
+    assert "server (this kernel)" in done.stderr

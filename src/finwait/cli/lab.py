@@ -61,8 +61,9 @@ def build_parser() -> CommandParser:
         "--as",
         dest="end",
         choices=("client", "server"),
-        default="client",
-        help=translate(mark("which end of an exchange is this kernel's; the other is scripted (default: client)")),
+        help=translate(
+            mark("which end of an exchange is this kernel's; the other is scripted (default: what is worth a look)")
+        ),
     )
     group.add_argument(
         "--hold",
@@ -124,6 +125,7 @@ def _asked(options: argparse.Namespace) -> tuple[Population, Exchange | None]:
         raise UsageError("one scenario at a time: '{word}' is too much", word=options.filter[1])
     if scenario.exchange is None:
         return Population(scenario.spec(family)), None
+    options.end = options.end or scenario.kernel_end
     return PlayedExchange(scenario.exchange.name, options.end, family), scenario.exchange
 
 

@@ -111,6 +111,10 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = build_parser().parse(arguments)
     wanted = parse(options.filter)
+    if options.ghosts and options.style == "ss" and not options.form:
+        raise UsageError("ss knows no ghosts; --ghosts does not go with --style ss")
+    if options.ghosts and options.listening:
+        raise UsageError("a ghost is no listener; --ghosts does not go with -l")
     if options.listening:
         wanted = _listeners_of(wanted)
     elif options.style == "ss" and not options.form:

@@ -45,15 +45,17 @@ class Population:
 
     def __enter__(self) -> Population:
         command = (sys.executable, "-P", "-m", "finwait.lab.holder", *self._arguments)
-        # A session of its own: Ctrl-C is for the command that runs inside, and for us.
-        self._holder = subprocess.Popen(
-            command,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        try:  # a session of its own: Ctrl-C is for the command that runs inside, and for us
+            self._holder = subprocess.Popen(
+                command,
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise SourceError(FAILED, reason=f"{sys.executable}: {os.strerror(error.errno or 0)}") from error
         try:
             self._read_facts()
             self._open_namespaces()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from finwait.errors import UsageError
 from finwait.lab.spec import Group, Spec
-from finwait.tcp.exchanges import EXCHANGES, Exchange
+from finwait.tcp.exchanges import CLIENT, EXCHANGES, SERVER, Exchange
+from finwait.tcp.state import is_state_word
 from finwait.text.messages import mark
 
 TYPE_CHECKING = False
@@ -32,6 +33,11 @@ class Scenario:
         self.groups = groups
         self.sysctls = dict(sysctls or {})
         self.exchange = exchange
+
+    @property
+    def kernel_end(self) -> str:
+        """The end of an exchange that is worth looking at, and so the kernel's unless told otherwise."""
+        return SERVER if self.name == "half-open" else CLIENT
 
     def spec(self, family: str) -> Spec:
         """The population, with sockets of `family` (ipv4 or ipv6)."""
@@ -110,14 +116,16 @@ SCENARIOS: dict[str, Scenario] = {
 
 
 def find_scenario(word: str) -> Scenario | None:
-    """The scenario that `word` names, ``_`` and case as they like; None for ``STATE=N``. Raises UsageError with the nearest."""
+    """The scenario that `word` names; None for ``STATE=N``. Raises UsageError with the nearest, and for a state without N."""
     if "=" in word:
         return None
-    found = SCENARIOS.get(word.lower().replace("_", "-"))
+    found = SCENARIOS.get(word)
+    if found is None and is_state_word(word):
+        raise UsageError("'{word}' is no population; say STATE=N, for example TIME_WAIT=150", word=word)
     if found is None:
         from difflib import get_close_matches
 
-        near = get_close_matches(word.lower(), list(SCENARIOS), n=1, cutoff=0.4)
+        near = get_close_matches(word.lower().replace("_", "-"), list(SCENARIOS), n=1, cutoff=0.4)
         if not near:
             raise UsageError("unknown scenario '{word}'; 'finwait lab --list' names them, or say STATE=N", word=word)
         raise UsageError("unknown scenario '{word}'; did you mean {nearest}?", word=word, nearest=near[0])

@@ -119,7 +119,7 @@ class _Table:
             counts[tuple(texts)] = counts.get(tuple(texts), 0) + count
         for key, count in counts.items():
             cells = [*map(pad_right, key, self.widths), str(count).rjust(self.count_width)]
-            ghosts = translate(mark("ended connections that were never closed: finwait list --ghosts"))
+            ghosts = translate(mark("descriptors of connections that have ended: finwait list --ghosts"))
             yield self.style.paint("  ".join([*cells, ghosts]), "red")
 
 

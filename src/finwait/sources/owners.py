@@ -288,14 +288,15 @@ class OwnerJoin:
     def finish(self) -> list[Notice]:
         """What to tell when all batches are joined."""
         if self._hidden:
-            arguments = {"count": len(self._hidden), "pid": self._hidden[0]}
-            remedy = None if self._index is not None and self._index.by_cookie else OWNERS_REMEDY
-            self.notices.append(
-                Notice(
-                    "owners_not_permitted", OWNERS_NOT_PERMITTED, missing="process", remedy=remedy, arguments=arguments
-                )
-            )
+            by_bpf = self._index is not None and self._index.by_cookie
+            self.notices.append(hidden_notice(self._hidden, None if by_bpf else OWNERS_REMEDY))
         return self.notices
+
+
+def hidden_notice(hidden: list[int], remedy: str | None = OWNERS_REMEDY) -> Notice:
+    """What to tell of processes that could not be looked at."""
+    arguments = {"count": len(hidden), "pid": hidden[0]}
+    return Notice("owners_not_permitted", OWNERS_NOT_PERMITTED, missing="process", remedy=remedy, arguments=arguments)
 
 
 def _kinds_of(batch: Batch, held: Mask) -> Array:

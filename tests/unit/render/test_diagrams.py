@@ -1,4 +1,4 @@
-"""The pictures say what the tables say: every arrow of the RFC's figure, every step of every exchange, aligned, in 100 cells."""
+"""The pictures say what the tables say: every arrow of the figure, every step of every exchange, aligned, in 100 cells."""
 
 from __future__ import annotations
 
