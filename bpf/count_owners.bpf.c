@@ -162,7 +162,7 @@ int mark_owners(struct bpf_iter__task_file *ctx)
 }
 
 static inline void write_loose(struct bpf_iter__tcp *ctx, struct sock_common *skc, struct finwait_class *class, __u8 state,
-			       __u8 reason, __u32 index)
+			       __u8 reason, __u32 index, __u32 inode)
 {
 	struct finwait_loose row = {};
 
@@ -172,6 +172,7 @@ static inline void write_loose(struct bpf_iter__tcp *ctx, struct sock_common *sk
 	row.family = skc->skc_family;
 	row.reason = reason;
 	row.class_index = index;
+	row.inode = inode;
 	bpf_seq_write(ctx->meta->seq, &row, sizeof(row));
 }
 
@@ -206,7 +207,7 @@ static inline void count_mini(struct bpf_iter__tcp *ctx, struct sock_common *skc
 	class.uid = -1;
 	class.owner_kind = kind_of_mini(skc->skc_state, state);
 	if (!add_one(index_of(&class), skc->skc_family, state))
-		write_loose(ctx, skc, &class, state, FINWAIT_NO_ROOM, 0);
+		write_loose(ctx, skc, &class, state, FINWAIT_NO_ROOM, 0, 0);
 }
 
 static inline void count_unmarked(struct bpf_iter__tcp *ctx, struct sock_common *skc)
@@ -221,12 +222,12 @@ static inline void count_unmarked(struct bpf_iter__tcp *ctx, struct sock_common 
 	describe_class(&class, sk);
 	if (sk->sk_socket) {
 		class.owner_kind = FINWAIT_NO_DESCRIPTOR;
-		write_loose(ctx, skc, &class, skc->skc_state, sk->sk_socket->file ? FINWAIT_NO_MARK : FINWAIT_NO_FILE, 0);
+		write_loose(ctx, skc, &class, skc->skc_state, sk->sk_socket->file ? FINWAIT_NO_MARK : FINWAIT_NO_FILE, 0, inode_of(sk));
 		return;
 	}
 	class.owner_kind = kind_of_unheld(skc->skc_state);
 	if (!only_unmarked && !add_one(index_of(&class), skc->skc_family, skc->skc_state))
-		write_loose(ctx, skc, &class, skc->skc_state, FINWAIT_NO_ROOM, 0);
+		write_loose(ctx, skc, &class, skc->skc_state, FINWAIT_NO_ROOM, 0, 0);
 }
 
 /* Written out, one struct finwait_loose each: sockets of several processes; those that a program has and that bear no mark,
@@ -250,7 +251,7 @@ int count_owners(struct bpf_iter__tcp *ctx)
 		count_unmarked(ctx, skc);
 	} else if (!only_unmarked) {
 		if (mark->is_shared || !add_one(mark->class_index, skc->skc_family, skc->skc_state))
-			write_loose(ctx, skc, &none, skc->skc_state, FINWAIT_SHARED, mark->class_index);
+			write_loose(ctx, skc, &none, skc->skc_state, FINWAIT_SHARED, mark->class_index, 0);
 	}
 	return 0;
 }

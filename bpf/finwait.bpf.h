@@ -336,12 +336,13 @@ struct finwait_loose {
 	__u64 cookie;
 	struct finwait_class class; /* zero where it is shared: class_index tells the first owner's */
 	__u32 class_index;
+	__u32 inode; /* where it has no mark */
 	__u8 state;
 	__u8 family;
 	__u8 reason;
-	__u8 zero;
+	__u8 zero[5];
 };
-STATIC_ASSERT_SIZE(struct finwait_loose, 48);
+STATIC_ASSERT_SIZE(struct finwait_loose, 56);
 
 /* -- what programs share */
 

@@ -44,7 +44,7 @@ def count(
 
     filter: in the language of ``finwait count`` (docs/filters.md). by: columns, comma-separated or a sequence. top: keep the
     largest groups, fold the rest into ``other``. ip: 4 or 6 for one socket family. netns: names, process ids or paths.
-    all_netns: every namespace that can be found. source: auto, sock_diag or proc. read: a recording instead of this host.
+    all_netns: every namespace that can be found. source: auto, bpf, sock_diag or proc. read: a recording instead of this host.
     proc, sys, cgroup: where the host's file systems are mounted (cgroup: the v2 tree; None: look it up).
 
     Returns a Snapshot; by state alone it has all eleven states in the order of a connection's life. Raises UsageError,

@@ -8,11 +8,13 @@ from __future__ import annotations
 from struct import Struct
 
 from finwait.errors import NotPermitted, NotSupported
+from finwait.sources.census import CLOSED_NOT_VISIBLE, CLOSED_REMEDY
 from finwait.sources.libbpf import BpfObject, read_iterator
 from finwait.sources.namespaces import visit_places
-from finwait.sources.sock_diag import netns_of, open_diag_socket, walk_census
+from finwait.sources.sock_diag import count_states as count_dumped
+from finwait.sources.sock_diag import netns_of, open_diag_socket
 from finwait.table.request import Request
-from finwait.table.snapshot import Netns
+from finwait.table.snapshot import Netns, Notice
 from finwait.tcp.state import BOUND_INACTIVE, TcpState
 from finwait.wire.inet_diag import AF_INET6
 
@@ -45,12 +47,15 @@ def count_states(request: Request, provenance: Provenance) -> dict[int, int]:
         before = _COUNTS.unpack(walker.read_section(".bss"))
         for place, (descriptor, diag) in visit_places(request, enter, provenance.notices):
             try:
-                closed = count_bound(diag, request, lambda descriptor=descriptor: _exhaust(descriptor))  # type: ignore[misc]
+                found: list[Notice] = []
+                closed = count_bound(diag, request, lambda descriptor=descriptor: _exhaust(descriptor), found)  # type: ignore[misc]
                 after = _COUNTS.unpack(walker.read_section(".bss"))
                 provenance.netns.append(netns_at(diag, place.name, place.inode))
             finally:
                 if diag is not None:
                     diag.close()
+            for notice in found:
+                provenance.add_notice(notice)
             _add(totals, [new - old for new, old in zip(after, before, strict=True)], request)
             totals[TcpState.CLOSE] = totals.get(TcpState.CLOSE, 0) + closed
             before = after
@@ -82,19 +87,31 @@ def netns_at(diag: socket | None, name: str | None, inode: int | None) -> Netns:
     return Netns(None, inode, name) if diag is None else netns_of(diag, name, inode)
 
 
-def count_bound(diag: socket | None, request: Request, meanwhile: Callable[[], None]) -> int:
-    """How many sockets are bound and not connected, counted in a thread while `meanwhile` runs."""
+def count_bound(diag: socket | None, request: Request, meanwhile: Callable[[], None], notices: list[Notice]) -> int:
+    """How many sockets are bound and not connected, counted in a thread while `meanwhile` runs; what went wrong is added to
+    `notices`.
+    """  # fmt: skip
     if diag is None or not request.states & BOUND_MASK:
         meanwhile()
+        if request.states & BOUND_MASK:
+            arguments = {"source": "bpf"}
+            notices.append(
+                Notice(
+                    "closed_not_visible",
+                    CLOSED_NOT_VISIBLE,
+                    missing="closed",
+                    remedy=CLOSED_REMEDY,
+                    arguments=arguments,
+                )
+            )
         return 0
     from threading import Thread
 
-    outcome: list[int | BaseException] = []
+    outcome: list[tuple[dict[int, int], list[Notice]] | BaseException] = []
 
     def count() -> None:
         try:
-            found = walk_census(diag, Request(family=request.family, states=BOUND_MASK)).finish()
-            outcome.append(found.get(TcpState.CLOSE, 0))
+            outcome.append(count_dumped(diag, Request(family=request.family, states=BOUND_MASK)))
         except BaseException as error:  # noqa: BLE001 - carried to the caller's thread
             outcome.append(error)
 
@@ -107,4 +124,5 @@ def count_bound(diag: socket | None, request: Request, meanwhile: Callable[[], N
     found = outcome[0]
     if isinstance(found, BaseException):
         raise found
-    return found
+    notices.extend(found[1])
+    return found[0].get(TcpState.CLOSE, 0)

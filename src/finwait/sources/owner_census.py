@@ -91,6 +91,7 @@ class _Walks:
         self.counts = OwnerCounts()
         self.descriptors: dict[int, list[dict[str, int]]] = {}  # by cookie
         self.class_by_index: dict[int, dict[str, int]] = {}
+        self._by_inode: dict[int, set[int]] | None = None
 
     def run(self) -> None:
         self._configure()
@@ -163,11 +164,12 @@ class _Walks:
         """  # fmt: skip
         if not cookies:
             return {}
-        from finwait.sources.proc_fd import hidden_processes
+        from finwait.sources.proc_fd import hidden_processes, sees_all_processes
 
         self._configure(only_unmarked=1)
         still = {row["cookie"] for row in self._walk_sockets(first=False)}
-        kind = NOT_PERMITTED if hidden_processes(self.request.roots.proc) else NO_DESCRIPTOR
+        may_be_hidden = hidden_processes(self.request.roots.proc) or not sees_all_processes()
+        kind = NOT_PERMITTED if may_be_hidden else NO_DESCRIPTOR
         return {cookie: kind if cookie in still else None for cookie in cookies}
 
     def _add_loose(self, loose: list[dict[str, int]], unheld: dict[int, str | None]) -> None:
@@ -178,12 +180,27 @@ class _Walks:
             if not self._is_asked(group):
                 continue
             owners = {descriptor["tgid"] for descriptor in held} | ({first["tgid"]} if first else set())
+            if not owners and row["reason"] == NO_MARK:
+                owners = self._owners_by_inode().get(row["inode"], set())
             if owners:
                 self.counts.shared.append([_owned_by(group, pid) for pid in sorted(owners)])
                 continue
             if row["reason"] == NO_MARK:
                 group.kind = unheld.get(row["cookie"])
             self.counts.counts.append((group, 1))
+
+    def _owners_by_inode(self) -> dict[int, set[int]]:
+        """Processes by inode of their sockets, from /proc: the socket of a descriptor may be another than iter/tcp shows, as an
+        MPTCP connection's, and then only the inode is theirs in common. Looked up where a socket has no owner otherwise.
+        """  # fmt: skip
+        if self._by_inode is None:
+            from finwait.sources.proc_fd import read_socket_descriptors
+
+            found = read_socket_descriptors(self.request.roots.proc)
+            self._by_inode = {}
+            for inode, pid in zip(found.inodes, found.pids, strict=True):
+                self._by_inode.setdefault(inode, set()).add(pid)
+        return self._by_inode
 
     def _add_closed(self, closed: list[dict[str, int]], moved: set[int]) -> None:
         """Sockets in state CLOSE: bound ones are counted, whoever holds an ended connection or a fresh one is remembered."""

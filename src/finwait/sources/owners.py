@@ -10,7 +10,7 @@ import numpy as np
 
 from finwait.errors import NotPermitted, NotSupported, SourceError
 from finwait.sources.owner_names import OwnerNames
-from finwait.sources.proc_fd import hidden_processes
+from finwait.sources.proc_fd import hidden_processes, sees_all_processes
 from finwait.table.batch import Batch, ColumnData
 from finwait.table.owners import (
     BY_CGROUP_ID,
@@ -145,6 +145,8 @@ class OwnerJoin:
         inode = batch.column("inode")
         held = inode.valid_mask() & (inode.values != 0)
         if held.any() and self._index is None:
+            if "cookie" not in batch.columns:  # /proc/net/tcp has none, and by BPF sockets are known by it
+                self.source = "proc"
             self._look()
         kinds = _kinds_of(batch, held)
         if self._index is None:  # no row has an inode, so nobody was asked
@@ -170,6 +172,8 @@ class OwnerJoin:
         self._look()
         held = batch.column("inode").valid_mask()
         _, count = self._find(batch, held)
+        self._add_by_inode(batch, without & (count == 0))
+        _, count = self._find(batch, held)
         left = without & (count == 0)
         if not left.any():
             return
@@ -181,7 +185,34 @@ class OwnerJoin:
         self._unheld = np.union1d(self._unheld, still)
         if len(still) and self._unheld_kind is None:
             self._hidden = hidden_processes(self.roots.proc)
-            self._unheld_kind = NOT_PERMITTED if self._hidden else NO_DESCRIPTOR
+            may_be_hidden = self._hidden or not sees_all_processes()
+            self._unheld_kind = NOT_PERMITTED if may_be_hidden else NO_DESCRIPTOR
+
+    def _add_by_inode(self, batch: Batch, left: Mask) -> None:
+        """Look in /proc for the rows `left`, by inode: the socket of a descriptor may be another than the one that is shown,
+        as an MPTCP connection's, and then only the inode is theirs in common.
+        """  # fmt: skip
+        index = self._index
+        assert index is not None
+        if not index.by_cookie or not left.any():
+            return
+        found = read_proc_index(self.roots)
+        inodes = batch.column("inode").values[left].astype(np.uint64)
+        first = np.searchsorted(found.keys, inodes, "left")
+        count = np.searchsorted(found.keys, inodes, "right") - first
+        if not count.any():
+            return
+        rows = np.repeat(np.arange(len(inodes)), count)
+        at = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(len(rows))
+        matched = index.matched
+        self._index = OwnerIndex(
+            np.concatenate([index.keys, batch.column("cookie").values[left].astype(np.uint64)[rows]]),
+            np.concatenate([index.pids, found.pids[at]]),
+            np.concatenate([index.fds, found.fds[at]]),
+            by_cookie=True,
+            processes=index.processes,
+        )
+        self._index.matched |= np.isin(self._index.keys, index.keys[matched])
 
     def _kinds_of_unheld(self, batch: Batch) -> Array:
         """What to say of rows with an inode that no descriptor has."""
@@ -196,7 +227,7 @@ class OwnerJoin:
         self._index = read_index(self.source, self.roots, self.notices)
         if before is not None and before.by_cookie == self._index.by_cookie:
             self._index.matched |= np.isin(self._index.keys, before.keys[before.matched])
-        self._hidden = self._index.hidden
+        self._hidden = self._index.hidden or self._hidden
         self._looks += 1
         self.names.add_processes(self._index.processes)
 

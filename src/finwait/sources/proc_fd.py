@@ -51,7 +51,10 @@ def _add_sockets(found: SocketDescriptors, proc: str, pid: int) -> bool:
                 try:
                     status = stat(name, dir_fd=directory)
                 except PermissionError:
-                    raise
+                    os.readlink(
+                        name, dir_fd=directory
+                    )  # permitted where only the file's own file system refuses (FUSE)
+                    continue
                 except OSError:
                     continue  # closed since, or of a file system that does not answer (ENOTCONN)
                 if S_ISSOCK(status[0]):
@@ -118,12 +121,26 @@ def hidden_processes(proc: str = "/proc") -> list[int]:
     return [pid for pid in process_ids(proc) if not _may_look(f"{proc}/{pid}/fd")]
 
 
+INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # its inode (include/uapi/linux/nsfs.h, PID_NS_INIT_INO)
+
+
+def sees_all_processes() -> bool:
+    """Whether this process is in the initial pid namespace. In another neither /proc nor BPF's iterators show the processes
+    outside of it, whose sockets may be in the same network namespace.
+    """  # fmt: skip
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino == INITIAL_PID_NAMESPACE
+    except OSError:
+        return False
+
+
 def _may_look(path: str) -> bool:
+    """By the link of the first descriptor: the file behind it may be refused by its own file system."""
     try:
         with os.scandir(path) as entries:
             first = next(entries, None)
         if first is not None:
-            os.stat(first.path)
+            os.readlink(first.path)
     except PermissionError:
         return False
     except OSError:
