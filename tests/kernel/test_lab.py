@@ -6,11 +6,13 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
 
-from finwait.lab.population import PlayedExchange, Population
+from finwait.errors import SourceError
+from finwait.lab.population import Group, PlayedExchange, Population, Spec
 from finwait.lab.scenarios import SCENARIOS
 from finwait.tcp.exchanges import CLIENT, EXCHANGES, SERVER
 from finwait.tcp.state import LIFE_ORDER, TcpState
@@ -57,6 +59,20 @@ def test_a_fault_is_the_population_that_it_says(name: str, family: str) -> None:
         document = json.loads(run("--json", held=held).stdout)
         counts = {row["state"]: row["count"] for row in document["rows"] if row["count"]}
         assert counts == {state.token: count for state, count in spec.count_by_state().items()}
+
+
+_CONNECT = "import socket; socket.create_connection(('10.77.1.0', 443), 1)"
+
+
+def test_no_port_is_left_where_ports_are_exhausted() -> None:
+    done = run("lab", "port-exhaustion", "--", sys.executable, "-c", _CONNECT)
+    assert done.stderr.splitlines()[-1] == "OSError: [Errno 99] Cannot assign requested address"
+
+
+def test_a_population_beyond_the_ports_says_what_the_kernel_said() -> None:
+    few_ports = {"net.ipv4.ip_local_port_range": "10000 10003"}
+    with pytest.raises(SourceError, match=r"connect to 10\.77\.1\.0 port 443: Cannot assign requested address"):
+        Population(Spec((Group("SYN_SENT", 5, peers=1),), None, few_ports)).__enter__()
 
 
 @pytest.mark.parametrize(

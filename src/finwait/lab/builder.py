@@ -5,6 +5,7 @@ Lockstep keeps it exact: each segment is awaited before the next step, so nothin
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import select
@@ -226,7 +227,9 @@ class Builder:
     def _send_syn(self, group: Group) -> tuple[socket.socket, FarEnd]:
         sock = self._socket(group)
         address, port = self._next_far(group)
-        sock.connect_ex((_text(address, group), port))
+        error = sock.connect_ex((_text(address, group), port))
+        if error != errno.EINPROGRESS:
+            raise OSError(error, f"connect to {address} port {port}: {os.strerror(error)}")
         near_port = sock.getsockname()[1]
         return sock, self._far_end(group, address, port, near_port)
 

@@ -139,7 +139,10 @@ class TcpPeer:
         """The next segment from the kernel, whichever connection it belongs to. Raises TimeoutError at `deadline`."""
         while (remaining := deadline - time.monotonic()) > 0:
             self._packets.settimeout(remaining)
-            segment = parse_frame(self._packets.recv(1 << 17))
+            try:
+                segment = parse_frame(self._packets.recv(1 << 17))
+            except TimeoutError:
+                break
             if segment is not None:
                 return segment
         raise TimeoutError("the kernel sent no segment")
