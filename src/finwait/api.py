@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from finwait.monitor import Question, Stream
     from finwait.query.expression import Filter
     from finwait.sources.archive import Recorder
-    from finwait.table.snapshot import Group, Snapshot
+    from finwait.table.snapshot import Group, Notice, Snapshot
     from finwait.table.table import ConnectionTable
 
 DEFAULT_COLUMNS = ("state", "local", "peer", "recv_q", "send_q", "accept_queue_length", "accept_queue_limit")
@@ -158,13 +158,17 @@ def count_for(
         from finwait.sources.census import take_census
 
         return take_census(request if wanted is None else _narrowed(request, wanted), source)
+    notices: list[Notice] = []
     if plain and read is None and recorder is None:
         from finwait.owner_count import count_in_kernel
 
-        snapshot = count_in_kernel(request if wanted is None else _narrowed(request, wanted), by, source)
-        if snapshot is not None:
-            return _folded(snapshot, top)
-    return _count_table(question(request, wanted, source=source, read=read, recorder=recorder), by, top)
+        found = count_in_kernel(request if wanted is None else _narrowed(request, wanted), by, source, notices)
+        if found is not None:
+            return _folded(found, top)
+    snapshot = _count_table(question(request, wanted, source=source, read=read, recorder=recorder), by, top)
+    told = {notice.code for notice in snapshot.provenance.notices}
+    snapshot.provenance.notices.extend(notice for notice in notices if notice.code not in told)
+    return snapshot
 
 
 def _narrowed(request: Request, wanted: Filter) -> Request:

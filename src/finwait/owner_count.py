@@ -7,7 +7,7 @@ import time
 
 from finwait.errors import NotPermitted, NotSupported, SourceError
 from finwait.query.groups import by_owner, groups_of, owned_key, sorted_by_size
-from finwait.sources.choice import may_load_bpf
+from finwait.sources.choice import bpf_fallback, may_load_bpf
 from finwait.table.owners import BY_CGROUP_ID, BY_TASK_FILE, NOT_PERMITTED
 from finwait.table.snapshot import Notice, Provenance, Snapshot
 from finwait.tcp.state import TcpState
@@ -22,15 +22,14 @@ if TYPE_CHECKING:
     from finwait.table.request import Request
     from finwait.table.snapshot import Cell, Netns
 
-BPF_FALLBACK = mark("BPF could not be used ({reason}); /proc was read instead")
 OWNERS_HIDDEN = mark("sockets of processes that may not be looked at, not even by BPF: {count}")
 _STATE_TOKEN = {int(state): state.token for state in TcpState}
 _FAMILY_NAME = {2: "inet", 10: "inet6"}
 
 
-def count_in_kernel(request: Request, by: tuple[str, ...], source: str) -> Snapshot | None:
+def count_in_kernel(request: Request, by: tuple[str, ...], source: str, notices: list[Notice]) -> Snapshot | None:
     """The sockets that `request` asks for by the columns `by`; None where these are not by owner, or ask for more than the
-    kernel counts, or BPF cannot be used here, which only its choice by name makes an error.
+    kernel counts, or BPF cannot be used here, which only its choice by name makes an error, and which `notices` are told.
     """  # fmt: skip
     if not by_owner(by) or not _CELLS.keys() >= set(by) or source not in {"auto", "bpf"}:
         return None
@@ -41,10 +40,11 @@ def count_in_kernel(request: Request, by: tuple[str, ...], source: str) -> Snaps
     provenance = Provenance("bpf", host=os.uname().nodename, taken_from=time.time())
     try:
         counts = count_owners(request, provenance)
-    except (NotSupported, NotPermitted, SourceError):
+    except (NotSupported, NotPermitted, SourceError) as error:
         if source == "bpf":
             raise
-        return None  # whoever reads the table tries again, and tells
+        notices.append(bpf_fallback(error))
+        return None
     provenance.taken_to = time.time()
     return _Naming(request, by, counts, provenance).snapshot()
 

@@ -94,6 +94,15 @@ def test_an_object_cut_anywhere_is_refused_or_whole(objects: Path, capfd: pytest
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_count_that_only_the_kernel_could_not_make_is_told(objects: Path, held: Population) -> None:
+    damage(objects / "count_owners.bpf.o", KINDS[0])
+    snapshot = finwait.count(by="pid", netns=str(held.pid))
+    assert [(group.key, group.count, group.matched_by) for group in snapshot.groups] == [
+        ((held.pid,), LISTENERS, "task_file")
+    ]
+    assert [notice.code for notice in snapshot.warnings] == ["bpf_fallback"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_who_has_damaged_objects_is_answered_by_proc_with_the_reason(
     objects: Path, held: Population, kind: str, capfd: pytest.CaptureFixture[str]

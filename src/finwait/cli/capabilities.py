@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 
-from finwait.cli.parser import CommandParser
-from finwait.errors import UsageError
+from finwait.cli.parser import CommandParser, OptionsParser, add_color, add_forms, add_header, add_language
 from finwait.text.messages import mark, translate
 
 TYPE_CHECKING = False
@@ -17,57 +15,14 @@ if TYPE_CHECKING:
 DESCRIPTION = mark("Tell what this machine can do for finwait, what is missing, and what would give it.")
 
 
-class _Parser(CommandParser):
-    """It has no filter, so no columns stand behind its help."""
-
-    def format_help(self) -> str:
-        """The help."""
-        return argparse.ArgumentParser.format_help(self)
-
-    def _unknown_option(self, word: str) -> UsageError:
-        if word.startswith("-") and word != "-":
-            return super()._unknown_option(word)
-        return self._no_option(word)
-
-    def _no_option(self, word: str) -> UsageError:
-        return UsageError("'finwait {command}' takes options only, not '{word}'", command=self.command, word=word)
-
-    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """The options of `arguments`. Raises UsageError for anything else."""
-        options = super().parse(arguments)
-        if options.filter:  # behind `--`
-            raise self._no_option(options.filter[0])
-        return options
-
-
 def build_parser() -> CommandParser:
     """The command's parser."""
-    parser = _Parser("capabilities", translate(DESCRIPTION))
-    parser.usage = "%(prog)s [OPTIONS]"
-    parser.set_defaults(filter=[])
+    parser = OptionsParser("capabilities", translate(DESCRIPTION))
     group = parser.add_argument_group(translate(mark("output")))
-    form = group.add_mutually_exclusive_group()
-    form.add_argument(
-        "--json", dest="form", action="store_const", const="json", help=translate(mark("one JSON document"))
-    )
-    form.add_argument(
-        "--ndjson", dest="form", action="store_const", const="ndjson", help=translate(mark("JSON, one line each"))
-    )
-    form.add_argument(
-        "--csv", dest="form", action="store_const", const="csv", help=translate(mark("comma-separated values"))
-    )
-    group.add_argument(
-        "-H", "--no-header", dest="header", action="store_false", help=translate(mark("no line of titles"))
-    )
-    group.add_argument(
-        "--color",
-        choices=("auto", "always", "never"),
-        default="auto",
-        help=translate(mark("colour (default: on a terminal)")),
-    )
-    group.add_argument(
-        "--lang", metavar="LANG", help=translate(mark("language of messages: en or zh (default: from the locale)"))
-    )
+    add_forms(group)
+    add_header(group)
+    add_color(group)
+    add_language(group)
     return parser
 
 

@@ -8,7 +8,7 @@ import sys
 from finwait.api import column_names, count_for, parse
 from finwait.cli.parser import (
     CommandParser,
-    add_filter,
+    FilterParser,
     add_output_options,
     add_source_options,
     request_of,
@@ -30,8 +30,7 @@ STYLES = ("finwait", "ss", "netstat")
 
 def build_parser() -> CommandParser:
     """The command's parser."""
-    parser = CommandParser("count", translate(DESCRIPTION))
-    add_filter(parser)
+    parser = FilterParser("count", translate(DESCRIPTION))
     add_source_options(parser)
     group = parser.add_argument_group(translate(mark("grouping")))
     group.add_argument(

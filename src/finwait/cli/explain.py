@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from finwait.cli.parser import CommandParser
+from finwait.cli.parser import CommandParser, add_color, add_language
 from finwait.errors import FinwaitError, UsageError
 from finwait.text.messages import language_in_use, mark, translate
 
@@ -23,18 +23,9 @@ NO_SOURCE = "none"  # nothing was counted; null in JSON
 NOT_COUNTED = mark("the sockets could not be counted: {reason}")
 
 
-class _Parser(CommandParser):
-    """Its words are states, or `transition` or `timer` and what follows; no columns stand behind its help."""
-
-    def format_help(self) -> str:
-        """The help."""
-        return argparse.ArgumentParser.format_help(self)
-
-
 def build_parser() -> CommandParser:
     """The command's parser."""
-    parser = _Parser("explain", translate(DESCRIPTION))
-    parser.usage = "%(prog)s [OPTIONS] [STATE... | transition STATE STATE | timer NAME...]"
+    parser = CommandParser("explain", translate(DESCRIPTION), "[STATE... | transition STATE STATE | timer NAME...]")
     parser.set_defaults(filter=[])
     parser.add_argument(
         "words",
@@ -56,15 +47,8 @@ def build_parser() -> CommandParser:
         action="store_false",
         help=translate(mark("do not count the sockets of this host")),
     )
-    group.add_argument(
-        "--color",
-        choices=("auto", "always", "never"),
-        default="auto",
-        help=translate(mark("colour (default: on a terminal)")),
-    )
-    group.add_argument(
-        "--lang", metavar="LANG", help=translate(mark("language of messages: en or zh (default: from the locale)"))
-    )
+    add_color(group)
+    add_language(group)
     return parser
 
 

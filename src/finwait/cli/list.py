@@ -8,7 +8,7 @@ import sys
 from finwait.api import DEFAULT_COLUMNS, column_names, open_stream, parse, question
 from finwait.cli.parser import (
     CommandParser,
-    add_filter,
+    FilterParser,
     add_output_options,
     add_source_options,
     request_of,
@@ -52,8 +52,7 @@ SS_TITLES = ("State", "Recv-Q", "Send-Q", "Local Address:Port", "Peer Address:Po
 
 def build_parser() -> CommandParser:
     """The command's parser."""
-    parser = CommandParser("list", translate(DESCRIPTION))
-    add_filter(parser)
+    parser = FilterParser("list", translate(DESCRIPTION))
     add_source_options(parser)
     group = parser.add_argument_group(translate(mark("columns and rows")))
     group.add_argument(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COMMANDS = ("count", "list", "explain", "diagram", "lab", "selftest", "capabilities")
+_MODULE = {"help": "overview"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,24 +72,11 @@ def _run(words: list[str]) -> int:
 
         sys.stdout.write(f"finwait {__version__}\n")
         return 0
-    if command == "help":
-        from finwait.cli.overview import run
-    elif command == "list":
-        from finwait.cli.list import run
-    elif command == "explain":
-        from finwait.cli.explain import run
-    elif command == "selftest":
-        from finwait.cli.selftest import run
-    elif command == "diagram":
-        from finwait.cli.diagram import run
-    elif command == "lab":
-        from finwait.cli.lab import run
-    elif command == "capabilities":
-        from finwait.cli.capabilities import run
-    else:
-        from finwait.cli.count import run
+    from importlib import import_module
+
+    module = import_module(f"finwait.cli.{_MODULE.get(command, command)}")
     try:
-        return run(rest)
+        return int(module.run(rest))
     except SystemExit as ended:  # argparse, after --help
         return int(ended.code or 0)
 

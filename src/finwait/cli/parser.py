@@ -40,27 +40,16 @@ LEAST_HELP_WIDTH = 20
 class CommandParser(argparse.ArgumentParser):
     """An ArgumentParser that raises UsageError, takes options between filter words and knows no abbreviations."""
 
-    def __init__(self, command: str, description: str, epilog: str | None = None) -> None:
+    def __init__(self, command: str, description: str, words: str = "") -> None:
+        """words: what the usage line says behind the options; the options themselves would be eight lines."""
         super().__init__(
             prog=f"finwait {command}",
             description=description,
-            epilog=epilog,
-            usage="%(prog)s [OPTIONS] [FILTER]",  # all of them would be eight lines, and stand below
+            usage=f"%(prog)s [OPTIONS] {words}".rstrip(),
             allow_abbrev=False,
             formatter_class=_help_formatter,
         )
         self.command = command
-
-    def format_help(self) -> str:
-        """The help, and behind it the columns by name."""
-        from textwrap import fill
-
-        from finwait.table.columns import COLUMNS
-
-        names = fill(
-            " ".join(column.name for column in COLUMNS), _help_width(), initial_indent="  ", subsequent_indent="  "
-        )
-        return f"{super().format_help()}\n{translate(mark('columns'))}:\n{names}\n"
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse found wrong as UsageError."""
@@ -99,6 +88,53 @@ class CommandParser(argparse.ArgumentParser):
                 "unknown option {word}; 'finwait {command} --help' lists what there is", word=name, command=self.command
             )
         return UsageError("unknown option {word}; did you mean {nearest}?", word=name, nearest=near[0])
+
+
+class FilterParser(CommandParser):
+    """Of a command whose words are a filter."""
+
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(command, description, "[FILTER]")
+        self.add_argument(
+            "filter",
+            nargs="*",
+            metavar="FILTER",
+            help=translate(
+                mark("ss's filter language, with finwait's columns: state established sport = :22 recv-q > 0")
+            ),
+        )
+
+    def format_help(self) -> str:
+        """The help, and behind it the columns by name."""
+        from textwrap import fill
+
+        from finwait.table.columns import COLUMNS
+
+        names = fill(
+            " ".join(column.name for column in COLUMNS), _help_width(), initial_indent="  ", subsequent_indent="  "
+        )
+        return f"{super().format_help()}\n{translate(mark('columns'))}:\n{names}\n"
+
+
+class OptionsParser(CommandParser):
+    """Of a command that takes no words."""
+
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(command, description)
+        self.set_defaults(filter=[])
+
+    def _unknown_option(self, word: str) -> UsageError:
+        return super()._unknown_option(word) if word.startswith("-") and word != "-" else self._no_option(word)
+
+    def _no_option(self, word: str) -> UsageError:
+        return UsageError("'finwait {command}' takes options only, not '{word}'", command=self.command, word=word)
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """The options of `arguments`. Raises UsageError for anything else."""
+        options = super().parse(arguments)
+        if options.filter:  # behind `--`
+            raise self._no_option(options.filter[0])
+        return options
 
 
 def _join_order(words: Sequence[str]) -> list[str]:
@@ -186,9 +222,8 @@ def add_source_options(parser: CommandParser) -> None:
     group.add_argument("--cgroup", metavar="DIR", help=translate(mark("where the host's cgroup v2 tree is mounted")))
 
 
-def add_output_options(parser: CommandParser, styles: tuple[str, ...]) -> None:
-    """How the answer is written."""
-    group = parser.add_argument_group(translate(mark("output")))
+def add_forms(group: argparse._ArgumentGroup) -> argparse._MutuallyExclusiveGroup:
+    """What machines read: options that exclude each other, and any that is added to them."""
     form = group.add_mutually_exclusive_group()
     form.add_argument(
         "--json", dest="form", action="store_const", const="json", help=translate(mark("one JSON document"))
@@ -199,31 +234,43 @@ def add_output_options(parser: CommandParser, styles: tuple[str, ...]) -> None:
     form.add_argument(
         "--csv", dest="form", action="store_const", const="csv", help=translate(mark("comma-separated values"))
     )
-    form.add_argument(
-        "--style", choices=styles, default="finwait", help=translate(mark("whose text to print (default: finwait)"))
-    )
+    return form
+
+
+def add_header(group: argparse._ArgumentGroup) -> None:
+    """Whether a table has titles."""
     group.add_argument(
         "-H", "--no-header", dest="header", action="store_false", help=translate(mark("no line of titles"))
     )
+
+
+def add_color(group: argparse._ArgumentGroup) -> None:
+    """Whether text has colours."""
     group.add_argument(
         "--color",
         choices=("auto", "always", "never"),
         default="auto",
         help=translate(mark("colour (default: on a terminal)")),
     )
+
+
+def add_language(group: argparse._ArgumentGroup) -> None:
+    """Which language is spoken."""
     group.add_argument(
         "--lang", metavar="LANG", help=translate(mark("language of messages: en or zh (default: from the locale)"))
     )
 
 
-def add_filter(parser: CommandParser) -> None:
-    """The free-form filter behind and between the options."""
-    parser.add_argument(
-        "filter",
-        nargs="*",
-        metavar="FILTER",
-        help=translate(mark("ss's filter language, with finwait's columns: state established sport = :22 recv-q > 0")),
+def add_output_options(parser: CommandParser, styles: tuple[str, ...]) -> None:
+    """How the answer is written."""
+    group = parser.add_argument_group(translate(mark("output")))
+    form = add_forms(group)
+    form.add_argument(
+        "--style", choices=styles, default="finwait", help=translate(mark("whose text to print (default: finwait)"))
     )
+    add_header(group)
+    add_color(group)
+    add_language(group)
 
 
 def request_of(options: argparse.Namespace) -> Request:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-
 from finwait.cli import output
-from finwait.cli.parser import CommandParser
-from finwait.errors import UsageError
+from finwait.cli.parser import CommandParser, OptionsParser, add_language
 from finwait.text.messages import mark, translate
 from finwait.text.width import pad_right
 
@@ -18,19 +15,9 @@ DESCRIPTION = mark("Make known sockets in a namespace of their own and compare w
 ANSWERS = {"agrees": mark("agrees"), "differs": mark("DIFFERS"), "not_asked": mark("not asked")}
 
 
-class _Parser(CommandParser):
-    """Options only."""
-
-    def format_help(self) -> str:
-        """The help."""
-        return argparse.ArgumentParser.format_help(self)
-
-
 def build_parser() -> CommandParser:
     """The command's parser."""
-    parser = _Parser("selftest", translate(DESCRIPTION))
-    parser.usage = "%(prog)s [OPTIONS]"
-    parser.set_defaults(filter=[])
+    parser = OptionsParser("selftest", translate(DESCRIPTION))
     group = parser.add_argument_group(translate(mark("what to test")))
     group.add_argument(
         "--machine",
@@ -38,19 +25,13 @@ def build_parser() -> CommandParser:
         help=translate(mark("also play every transition of TCP that can be brought about (half a minute)")),
     )
     group = parser.add_argument_group(translate(mark("output")))
-    group.add_argument(
-        "--lang", metavar="LANG", help=translate(mark("language of messages: en or zh (default: from the locale)"))
-    )
+    add_language(group)
     return parser
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; returns 0 where everything agrees, else 1."""
     options = build_parser().parse(arguments)
-    if options.filter:
-        raise UsageError(
-            "'finwait {command}' takes options only, not '{word}'", command="selftest", word=options.filter[0]
-        )
     from finwait.lab.selftest import COUNTS, DIFFERS, ask_everybody
 
     sockets = translate(mark("{count} sockets in eleven states, each in a prime number, {family}"))

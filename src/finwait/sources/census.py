@@ -6,7 +6,7 @@ import os
 import time
 
 from finwait.errors import NotPermitted, NotSupported, SourceError
-from finwait.sources.choice import pays_for_bpf
+from finwait.sources.choice import bpf_fallback, pays_for_bpf
 from finwait.sources.namespaces import visit_places
 from finwait.table.snapshot import Group, Notice, Provenance, Snapshot
 from finwait.tcp.state import LIFE_ORDER, TcpState
@@ -20,7 +20,6 @@ CLOSED_NOT_VISIBLE = mark("CLOSED sockets (bound, not connected) cannot be seen 
 CLOSED_NOT_RECORDED = mark("CLOSED sockets (bound, not connected) are not in this recording")
 CLOSED_REMEDY = mark("sock_diag on Linux 6.8 or later, or its recording as X.finwait")
 FALLBACK = mark("sock_diag does not answer ({reason}); read /proc/net/tcp instead")
-BPF_FALLBACK = mark("BPF could not be used ({reason}); sock_diag was asked instead")
 
 
 def take_census(request: Request, source: str = "auto") -> Snapshot:
@@ -66,7 +65,7 @@ def _count_by_bpf(request: Request, provenance: Provenance, source: str) -> dict
             raise
         provenance.netns.clear()
         provenance.notices.clear()
-        provenance.add_notice(Notice("bpf_fallback", BPF_FALLBACK, incomplete=False, arguments={"reason": error}))
+        provenance.add_notice(bpf_fallback(error))
         return None
 
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 
+from finwait.table.snapshot import Notice
+from finwait.text.messages import mark
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from finwait.errors import FinwaitError
     from finwait.table.request import Request
 
+BPF_FALLBACK = mark("BPF could not be used ({reason}); sock_diag and /proc were asked instead")
 # Loading a program takes 17 ms; a walk by it wins that back at so many sockets (0.45 us each instead of 0.9).
 MANY_SOCKETS = 50_000
 _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
@@ -50,13 +55,18 @@ def _read_sockstat(proc: str) -> dict[str, int]:
     return numbers
 
 
-def may_load_bpf(proc: str = "/proc") -> bool:
+def may_load_bpf() -> bool:
     """Whether this process has the capabilities that loading needs, so that nobody pays for a refusal: CAP_BPF and
     CAP_PERFMON, or CAP_SYS_ADMIN (man 7 capabilities).
     """  # fmt: skip
     try:
-        with open(f"{proc}/self/status", encoding="utf-8", errors="replace") as status:
+        with open("/proc/self/status", encoding="utf-8", errors="replace") as status:
             effective = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
     except (OSError, ValueError):
         return False
     return bool(effective >> _CAP_SYS_ADMIN & 1) or bool(effective >> _CAP_PERFMON & 1 and effective >> _CAP_BPF & 1)
+
+
+def bpf_fallback(error: FinwaitError) -> Notice:
+    """What to tell where BPF was tried, failed with `error`, and something else answered as completely."""
+    return Notice("bpf_fallback", BPF_FALLBACK, incomplete=False, arguments={"reason": error})

@@ -12,10 +12,10 @@ import numpy as np
 
 from finwait.errors import NotPermitted, NotSupported, SourceError
 from finwait.sources.bpf_descriptors import DESCRIPTOR, read_processes
-from finwait.sources.choice import may_load_bpf
+from finwait.sources.choice import bpf_fallback, may_load_bpf
 from finwait.sources.libbpf import BpfObject, drain
 from finwait.sources.namespaces import label
-from finwait.sources.owners import BPF_FALLBACK, OwnerIndex, hidden_notice, read_proc_index
+from finwait.sources.owners import OwnerIndex, hidden_notice, read_proc_index
 from finwait.sources.proc_fd import read_comm, read_inode, read_protocol
 from finwait.sources.readers import open_readers
 from finwait.table.batch import Batch, ColumnData
@@ -74,7 +74,7 @@ def read_ghosts(
             if source == "bpf":
                 raise
             if not any(notice.code == "bpf_fallback" for notice in notices):
-                notices.append(Notice("bpf_fallback", BPF_FALLBACK, incomplete=False, arguments={"reason": error}))
+                notices.append(bpf_fallback(error))
     notices.append(Notice("ghosts_not_told_apart", NOT_TOLD_APART, missing="ghosts", remedy=NOT_TOLD_REMEDY))
     left = _unmatched(request) if index is None or index.by_cookie else index
     if left.hidden and not any(notice.code == "owners_not_permitted" for notice in notices):

@@ -50,7 +50,7 @@ def held_namespaces(proc: str = "/proc") -> Iterator[tuple[int, str]]:
 
 
 def _namespace_descriptors(proc: str) -> list[tuple[int, int]]:
-    if proc == "/proc" and _open_files(proc) >= MANY_FILES and may_load_bpf(proc):
+    if proc == "/proc" and _open_files(proc) >= MANY_FILES and may_load_bpf():
         try:
             return _by_bpf()
         except (NotSupported, NotPermitted, SourceError):

@@ -53,15 +53,14 @@ class OwnedGroup:
 
 class OwnerCounts:
     """counts: (group, sockets) where each socket has one owner or none. shared: one entry a socket, a group for each of its
-    owners. ghosts, unconnected: descriptors by process id of sockets in no walk: ended connections, and those never
-    connected or bound. processes: (name, cgroup id) by process id.
+    owners. ghosts: descriptors by process id of sockets whose connection has ended. processes: (name, cgroup id) by
+    process id.
     """  # fmt: skip
 
     def __init__(self) -> None:
         self.counts: list[tuple[OwnedGroup, int]] = []
         self.shared: list[list[OwnedGroup]] = []
         self.ghosts: dict[int, int] = {}
-        self.unconnected: dict[int, int] = {}
         self.processes: dict[int, tuple[str, int]] = {}
 
 
@@ -211,10 +210,8 @@ class _Walks:
                 continue
             if self.request.family not in {None, row["family"]}:
                 continue
-            is_ghost = row["shutdown"] == SHUT_BOTH
-            if is_ghost or not row["is_bound"]:
-                tally = self.counts.ghosts if is_ghost else self.counts.unconnected
-                tally[row["tgid"]] = tally.get(row["tgid"], 0) + 1
+            if row["shutdown"] == SHUT_BOTH:
+                self.counts.ghosts[row["tgid"]] = self.counts.ghosts.get(row["tgid"], 0) + 1
             if row["is_bound"]:
                 group = _group_of(row, TcpState.CLOSE, row["family"])
                 if self._is_asked(group):

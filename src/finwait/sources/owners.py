@@ -48,7 +48,6 @@ OWNERS_NOT_PERMITTED = mark(
     "processes whose descriptors could not be looked at: {count}, the first is process {pid}; their sockets have no owner here"
 )
 OWNERS_REMEDY = mark("root, or CAP_SYS_PTRACE")
-BPF_FALLBACK = mark("BPF could not be used ({reason}); /proc was read instead")
 
 _KIND = {kind: number for number, kind in enumerate(OWNER_KINDS)}
 
@@ -92,7 +91,7 @@ class OwnerIndex:
 def read_index(source: str, roots: Roots, notices: list[Notice]) -> OwnerIndex:
     """The best index that there is. source: bpf (nothing else will do), auto, or another (only /proc)."""
     if source in {"auto", "bpf"}:
-        from finwait.sources.choice import may_load_bpf
+        from finwait.sources.choice import bpf_fallback, may_load_bpf
 
         try:
             if source == "bpf" or may_load_bpf():
@@ -100,7 +99,7 @@ def read_index(source: str, roots: Roots, notices: list[Notice]) -> OwnerIndex:
         except (NotSupported, NotPermitted, SourceError) as error:
             if source == "bpf":
                 raise
-            notices.append(Notice("bpf_fallback", BPF_FALLBACK, incomplete=False, arguments={"reason": error}))
+            notices.append(bpf_fallback(error))
     return read_proc_index(roots)
 
 

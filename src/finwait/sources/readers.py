@@ -6,6 +6,7 @@ The room above narrows what is asked and checks every row; a reader only yields 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 
 from finwait.errors import NotSupported, SourceError
 from finwait.sources.bindings import read_bindings, read_interface_names
@@ -39,7 +40,7 @@ PROC_COLUMNS = frozenset({
 })  # fmt: skip
 
 
-class Reader:
+class Reader(ABC):
     """Reads one namespace's sockets. source: machine word. can_narrow: whether it takes a state mask and bytecode.
 
     Close it when done; it is a context manager.
@@ -51,24 +52,25 @@ class Reader:
     def __init__(self, netns: Netns) -> None:
         self.netns = netns
 
+    @abstractmethod
     def bind(self, *, devices: bool, cgroups: Sequence[str], port_range: bool) -> Bindings:
         """Names of a filter looked up where the sockets are. Raises SourceError for one that is not there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def batches(
         self, request: Request, wanted: Sequence[str], notices: list[Notice], sink: Sink | None = None
     ) -> Iterator[Batch]:
         """The sockets with the columns `wanted`; what went wrong on the way is added to `notices` at the end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def untold(self, names: Sequence[str], told: Container[str]) -> list[str]:
         """Which of the columns `names` the source does not tell. told: those that stood in any batch."""
-        raise NotImplementedError
 
     def reopen(self) -> Reader:
-        """Another reader of the same place, for a second look. Raises what opening raises."""
+        """Another reader of the same place, for a second look; a recording has none. Raises what opening raises."""
         raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Close every descriptor."""
 

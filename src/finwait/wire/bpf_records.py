@@ -15,10 +15,7 @@ if TYPE_CHECKING:
     Record = dict[str, Any]
 
 NO_UID = 0xFFFFFFFF
-SHARED = ENUMS["FINWAIT_SHARED"]
 NO_MARK = ENUMS["FINWAIT_NO_MARK"]
-NO_FILE = ENUMS["FINWAIT_NO_FILE"]
-NO_ROOM = ENUMS["FINWAIT_NO_ROOM"]
 _CODES = {"32u8": "256s", "u1": "B", "u2": "H", "u4": "I", "u8": "Q", "16u1": "16s", "S16": "16s"}
 
 
@@ -76,12 +73,6 @@ def globals_section(object_name: str, section: str, values: dict[str, int]) -> b
         _, offset, length = known[name]
         content[offset : offset + length] = value.to_bytes(length, "little")
     return bytes(content)
-
-
-def global_value(object_name: str, name: str, content: bytes) -> int:
-    """The number that global `name` has in `content` of its section."""
-    _, offset, length = GLOBALS[object_name][name]
-    return int.from_bytes(content[offset : offset + length], "little")
 
 
 def comm_text(comm: bytes) -> str:
