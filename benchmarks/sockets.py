@@ -40,7 +40,6 @@ MIXES = ("established", "half-time-wait")
 _DESCRIPTORS_PER_WORKER = 18_000  # of 20,000; with half-time-wait on average
 _SERVER_PORTS = (443, 443, 443, 443, 443, 80, 80, 8443, 5432, 6379)
 _CONNECTIONS_PER_CLIENT = 8
-_NEAR_MAC = "02:00:00:00:00:01"
 _SERVER: dict[int, IPv4Address | IPv6Address] = {4: IPv4Address("10.0.0.1"), 6: IPv6Address("fd77::1")}
 _FIRST_CLIENT: dict[int, IPv4Address | IPv6Address] = {4: IPv4Address("10.64.0.0"), 6: IPv6Address("fd77::1:0:0")}
 _CLIENT_SPREAD = 2_654_435_761  # odd: a permutation of the 2**22 addresses
@@ -62,7 +61,7 @@ class Share:
         self._clients = max(1, count // _CONNECTIONS_PER_CLIENT)
         self._family = family
         self._address_family = socket.AF_INET if family == 4 else socket.AF_INET6
-        self._peer = TcpPeer("far", bytes.fromhex(_NEAR_MAC.replace(":", "")), deaf=True)
+        self._peer = TcpPeer("far", deaf=True)
         self._descriptors: list[int] = []
         self._to_close: list[tuple[Segment, bytes]] = []
 
@@ -211,7 +210,7 @@ def main() -> None:
     namespace.die_with_parent(lambda: None)  # the workers die in turn; repaired sockets and TIME_WAIT leave no orphan
     namespace.raise_descriptor_limit()
     near = (IPv4Address("10.0.0.1"), IPv6Address("fd77::1"))
-    lay_cable(near, (IPv4Address("10.0.0.2"), IPv6Address("fd77::2")), _NEAR_MAC, "02:00:00:00:00:02")
+    lay_cable(near, (IPv4Address("10.0.0.2"), IPv6Address("fd77::2")))
     namespace.await_ipv6_address(near[1])
     namespace.write_sysctls(_SYSCTLS)
     holder = Holder(arguments.count, arguments.mix, arguments.family, arguments.seed)

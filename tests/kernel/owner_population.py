@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from finwait.lab import namespace
-from finwait.lab.builder import NEAR_MAC, Builder, enter_repaired_connection, read_cookie
+from finwait.lab.builder import Builder, enter_repaired_connection, read_cookie
 from finwait.lab.holder import enter_peered_namespace, hold
 from finwait.lab.peer import TcpPeer
 from finwait.lab.spec import Group, Spec
@@ -239,7 +239,7 @@ class _Holder:
 def main() -> None:
     """The holder process."""
     enter_peered_namespace({})
-    holder = _Holder(TcpPeer("far", bytes.fromhex(NEAR_MAC.replace(":", ""))))
+    holder = _Holder(TcpPeer("far"))
     try:
         holder.build()
         holder.hand_over()

@@ -41,14 +41,14 @@ WRONG = """
 import sys
 from ipaddress import ip_address
 from finwait.lab import stage
-from finwait.lab.holder import NEAR_MAC, enter_peered_namespace
+from finwait.lab.holder import enter_peered_namespace
 from finwait.lab.peer import TcpPeer
 from finwait.tcp.state import TcpState
 from finwait.tcp.transitions import Transition
 
 enter_peered_namespace(stage.SHORT_TIMERS)
 stage._PATIENCE_S = 0.5
-one = stage.Stage(TcpPeer("far", bytes.fromhex(NEAR_MAC.replace(":", "")), timeout=0.5), ip_address("10.77.2.1"))
+one = stage.Stage(TcpPeer("far", timeout=0.5), ip_address("10.77.2.1"))
 for event, state in (("active_open", TcpState.CLOSE), ("rcv_syn_ack", TcpState.SYN_SENT)):
     one.play(stage.find_event(state, event))
 for to, sent in ((TcpState.LAST_ACK, "ACK"), (TcpState.CLOSE_WAIT, "FIN,ACK")):

@@ -22,7 +22,6 @@ from finwait.tcp.state import TcpState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NEAR_MAC = "02:00:00:00:00:01"
 NEAR_IPV4 = IPv4Address("10.77.0.1")
 NEAR_IPV6 = IPv6Address("fd77::1")
 GATEWAY_IPV4 = IPv4Address("10.77.0.2")  # one neighbour, however many addresses the peer has
@@ -36,8 +35,6 @@ _TIME_WAIT_REARM_S = 20.0  # of the 60 that TIME_WAIT lasts
 SO_COOKIE = 57
 TCP_REPAIR = 19
 TCP_REPAIR_OFF_NO_WP = -1
-TCP_REPAIR_QUEUE = 20
-TCP_QUEUE_SEQ = 21
 
 # What happens after the handshake. `close` is shutdown(SHUT_WR) where the group asks for an owned socket.
 SCRIPTS: dict[TcpState, tuple[str, ...]] = {

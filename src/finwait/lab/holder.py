@@ -21,7 +21,7 @@ from ipaddress import ip_address
 
 from finwait.errors import FinwaitError
 from finwait.lab import namespace
-from finwait.lab.builder import GATEWAY_IPV4, GATEWAY_IPV6, NEAR_IPV4, NEAR_IPV6, NEAR_MAC, Builder
+from finwait.lab.builder import GATEWAY_IPV4, GATEWAY_IPV6, NEAR_IPV4, NEAR_IPV6, Builder
 from finwait.lab.links import lay_cable
 from finwait.lab.peer import TcpPeer
 from finwait.lab.playing import play
@@ -29,7 +29,6 @@ from finwait.lab.spec import HeldSocket, Spec
 from finwait.lab.stage import NotShown, Stage
 from finwait.tcp.exchanges import CLIENT, EXCHANGES, SERVER, Exchange
 
-FAR_MAC = "02:00:00:00:00:02"
 _SETTLE_S = 30.0  # patience for the kernel to show what was made
 
 # Retransmissions go on for a quarter of an hour, and no queue of half-open connections is ever full.
@@ -54,28 +53,24 @@ def enter_peered_namespace(sysctls: dict[str, str | int]) -> None:
     namespace.enter_own_namespace()
     namespace.die_with_parent(namespace.destroy_all)
     namespace.raise_descriptor_limit()
-    lay_cable((NEAR_IPV4, NEAR_IPV6), (GATEWAY_IPV4, GATEWAY_IPV6), NEAR_MAC, FAR_MAC)
+    lay_cable((NEAR_IPV4, NEAR_IPV6), (GATEWAY_IPV4, GATEWAY_IPV6))
     namespace.await_ipv6_address(NEAR_IPV6)
     namespace.write_sysctls(_SYSCTLS | sysctls)
-
-
-def _octets(mac: str) -> bytes:
-    return bytes.fromhex(mac.replace(":", ""))
 
 
 def _await_exactly(held: list[HeldSocket]) -> None:
     """Wait until sock_diag shows exactly these sockets. Raises TimeoutError with the difference."""
     asked = Counter(one.key for one in held)
-    deadline = time.monotonic() + _SETTLE_S
-    while True:
-        rows = namespace.read_rows()
-        shown = Counter((row.state, row.family == socket.AF_INET6, row.local, row.peer) for row in rows)
-        if shown == asked:
-            return
-        if time.monotonic() > deadline:
-            missing, surplus = list((asked - shown).items())[:5], list((shown - asked).items())[:5]
-            raise TimeoutError(f"the kernel does not show what was made: missing {missing}, surplus {surplus}")
-        time.sleep(0.002)
+    if not namespace.await_condition(lambda: _shown() == asked, _SETTLE_S):
+        shown = _shown()
+        missing, surplus = list((asked - shown).items())[:5], list((shown - asked).items())[:5]
+        raise TimeoutError(f"the kernel does not show what was made: missing {missing}, surplus {surplus}")
+
+
+def _shown() -> Counter[tuple[int, bool, tuple[str, int], tuple[str, int]]]:
+    """What sock_diag shows, as `HeldSocket.key`."""
+    rows = namespace.read_rows()
+    return Counter((row.state, row.family == socket.AF_INET6, row.local, row.peer) for row in rows)
 
 
 def hold(*builders: Builder) -> None:
@@ -128,7 +123,7 @@ def main() -> int:
 def _play_and_hold(exchange: Exchange, end: str, family: str) -> None:
     began = time.monotonic()
     address = ip_address("10.77.1.1" if family == "ipv4" else "fd77::1:1")
-    stage = Stage(TcpPeer("far", _octets(NEAR_MAC)), address)
+    stage = Stage(TcpPeer("far"), address)
     namespace.write_sysctls(BRIEF_TIMERS)
     steps = []
     for at, (_, shown) in enumerate(play(exchange, stage, end)):
@@ -140,7 +135,7 @@ def _play_and_hold(exchange: Exchange, end: str, family: str) -> None:
 
 def _build_and_hold(spec: Spec) -> None:
     began = time.monotonic()
-    builder = Builder(spec, TcpPeer("far", _octets(NEAR_MAC)))
+    builder = Builder(spec, TcpPeer("far"))
     builder.build()
     _await_exactly(builder.held)
     sockets = [list(asdict(one).values()) for one in builder.held]

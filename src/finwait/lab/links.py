@@ -14,6 +14,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
+# Locally administered, of the two ends of the cable.
+NEAR_MAC = b"\x02\0\0\0\0\1"
+FAR_MAC = b"\x02\0\0\0\0\2"
+
 NETLINK_ROUTE = 0
 NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE = 0x4, 0x200, 0x400
 RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE = 16, 20, 24
@@ -80,25 +84,19 @@ class Links:
                 raise SourceError("{request} failed: {reason}", request=what, reason=os.strerror(errno))
 
 
-def lay_cable(
-    near: tuple[IPv4Address, IPv6Address], gateways: tuple[IPv4Address, IPv6Address], near_mac: str, far_mac: str
-) -> None:
+def lay_cable(near: tuple[IPv4Address, IPv6Address], gateways: tuple[IPv4Address, IPv6Address]) -> None:
     """A veth pair. Device `near`, with the addresses `near`, is the kernel's; what it sends to 10.0.0.0/8 and fd77::/64 goes by
     `gateways` to device `far`, for whoever opens a packet socket there. No ARP, no neighbour discovery.
     """  # fmt: skip
     with Links() as links:
         links.set_up("lo")
-        links.add_veth("near", _octets(near_mac), "far", _octets(far_mac))
+        links.add_veth("near", NEAR_MAC, "far", FAR_MAC)
         links.set_up("far", arp=False)
         links.set_up("near", arp=False)
         links.add_address("near", near[0], 24)
         links.add_address("near", near[1], 112)
         links.add_route(IPv4Network("10.0.0.0/8"), gateways[0])
         links.add_route(IPv6Network("fd77::/64"), gateways[1])
-
-
-def _octets(mac: str) -> bytes:
-    return bytes.fromhex(mac.replace(":", ""))
 
 
 def _name_and_address(name: str, address: bytes) -> bytes:

@@ -53,6 +53,16 @@ def _check(result: int, call: str) -> None:
         raise OSError(number, f"{call}: {os.strerror(number)}")
 
 
+def await_condition(holds: Callable[[], bool], patience_s: float) -> bool:
+    """Ask `holds` every millisecond or two until it is true; False where it is not after `patience_s` seconds."""
+    deadline = time.monotonic() + patience_s
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.0015)
+    return True
+
+
 def enter_own_namespace() -> None:
     """Leave for a network namespace of our own (as an ordinary user, with a user namespace around it)."""
     uid, gid = os.getuid(), os.getgid()
@@ -109,14 +119,13 @@ def bring_up_loopback() -> None:
 
 def await_ipv6_address(address: IPv6Address) -> None:
     """Wait until packets for `address` are delivered: a kernel worker adds the local route, even with nodad."""
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
+
+    def has_route() -> bool:
         with open("/proc/net/ipv6_route", encoding="ascii") as routes:
-            if any(line.startswith(f"{address.packed.hex()} 80 ") for line in routes):
-                return
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"no local route for {address}")
-        time.sleep(0.001)
+            return any(line.startswith(f"{address.packed.hex()} 80 ") for line in routes)
+
+    if not await_condition(has_route, _PATIENCE_S):
+        raise TimeoutError(f"no local route for {address}")
 
 
 class Row(NamedTuple):

@@ -16,6 +16,8 @@ import time
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+from finwait.lab.links import FAR_MAC, NEAR_MAC
+
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
 
 ETH_P_ALL = 0x0003
@@ -30,7 +32,6 @@ _IPV4 = struct.Struct("!BBHHHBBH4s4s")
 _IPV6 = struct.Struct("!IHBB16s16s")
 _TCP = struct.Struct("!HHIIBBHHH")
 _IPV4_DF = 0x4000
-_FAR_MAC = b"\x02\0\0\0\0\2"
 _MSS = 1400
 MSS_OPTION = struct.pack("!BBH", 2, 4, _MSS)
 _SEQUENCE_SPACE = 1 << 32
@@ -109,9 +110,8 @@ def parse_frame(frame: bytes) -> Segment | None:
 class TcpPeer:
     """The far end of the veth pair: sends and receives segments, knows no connection."""
 
-    def __init__(self, interface: str, near_mac: bytes, *, timeout: float = 10.0, deaf: bool = False) -> None:
+    def __init__(self, interface: str, *, timeout: float = 10.0, deaf: bool = False) -> None:
         self.timeout = timeout
-        self._near_mac = near_mac
         self._packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._packets.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
         # Without its carrier the far end came up with the noop qdisc, which drops until linkwatch replaces it.
@@ -125,7 +125,7 @@ class TcpPeer:
     def build_frame(self, segment: Segment) -> bytes:
         """The Ethernet frame that carries `segment` to the near end."""
         ethertype = ETH_P_IPV6 if segment.source.version == 6 else ETH_P_IP
-        return _ETHERNET.pack(self._near_mac, _FAR_MAC, ethertype) + build_packet(segment)
+        return _ETHERNET.pack(NEAR_MAC, FAR_MAC, ethertype) + build_packet(segment)
 
     def send_frame(self, frame: bytes) -> None:
         """Put a frame of `build_frame` on the wire."""

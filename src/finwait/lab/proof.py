@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from finwait.errors import SourceError
 from finwait.lab import namespace
-from finwait.lab.builder import NEAR_MAC
 from finwait.lab.holder import enter_peered_namespace
 from finwait.lab.peer import TcpPeer
 from finwait.lab.population import FAILED
@@ -96,7 +95,7 @@ def main() -> None:
 def _drive(transition: Transition, address: str) -> str | None:
     """Why the transition was not shown; None where it was."""
     namespace.write_sysctls(_ORDINARY)
-    peer = TcpPeer("far", bytes.fromhex(NEAR_MAC.replace(":", "")))
+    peer = TcpPeer("far")
     stage = Stage(peer, ip_address(address))
     try:
         stage.prepare(transition.departure)

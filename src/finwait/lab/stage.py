@@ -107,11 +107,8 @@ class Stage:
         return None
 
     def _await(self, state: TcpState) -> None:
-        deadline = time.monotonic() + _PATIENCE_S
-        while (shown := self.state()) is not state:
-            if time.monotonic() > deadline:
-                raise NotShown(f"the kernel shows {shown.rfc} where the table says {state.rfc}")
-            time.sleep(0.002)
+        if not namespace.await_condition(lambda: self.state() is state, _PATIENCE_S):
+            raise NotShown(f"the kernel shows {self.state().rfc} where the table says {state.rfc}")
 
     # -- events
 
@@ -166,11 +163,12 @@ class Stage:
         """With a connection of somebody else's, after ours is half-open."""
         other = FarEnd(self._peer, self._far.address, 20000, self._far.near_address, _LISTEN_PORT)
         other.open()
-        deadline = time.monotonic() + _PATIENCE_S
-        while not any(row.state == TcpState.LISTEN and row.rqueue for row in namespace.read_rows()):
-            if time.monotonic() > deadline:
-                raise NotShown("the accept queue stays empty")
-            time.sleep(0.002)
+
+        def has_one() -> bool:
+            return any(row.state == TcpState.LISTEN and row.rqueue for row in namespace.read_rows())
+
+        if not namespace.await_condition(has_one, _PATIENCE_S):
+            raise NotShown("the accept queue stays empty")
 
     def _active_open(self) -> None:
         self._sock = self._socket()
