@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 
 from finwait.cli import output
-from finwait.cli.parser import CommandParser, add_source_options, request_of
+from finwait.cli.parser import CommandParser, add_color, add_language, add_source_options, request_of
 from finwait.errors import UsageError
 from finwait.text.messages import mark, translate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator, Sequence
 
+    from finwait.table.snapshot import Snapshot
     from finwait.tcp.exchanges import Exchange
     from finwait.tcp.state import TcpState
 
 DESCRIPTION = mark("Draw the state diagram of TCP, with how many sockets are in each state, or one of its exchanges.")
 STATES = "states"
-FORMATS = ("text", "ascii", "mermaid", "dot", "json", "markdown")
-
-
-class _Parser(CommandParser):
-    """The first word names the picture, the others filter what is counted."""
-
-    def format_help(self) -> str:
-        """The help."""
-        return argparse.ArgumentParser.format_help(self)
+FORMATS = ("text", "ascii", "svg", "mermaid", "dot", "json", "markdown")
 
 
 def build_parser() -> CommandParser:
     """The command's parser."""
-    parser = _Parser("diagram", translate(DESCRIPTION))
-    parser.usage = "%(prog)s [OPTIONS] [states [FILTER] | EXCHANGE]"
+    parser = CommandParser("diagram", translate(DESCRIPTION), "[states [FILTER] | EXCHANGE]")
     parser.add_argument(
         "filter",
         nargs="*",
@@ -54,15 +46,8 @@ def build_parser() -> CommandParser:
     add_source_options(parser)
     group = parser.add_argument_group(translate(mark("output")))
     group.add_argument("--format", choices=FORMATS, default="text", help=translate(mark("how to draw (default: text)")))
-    group.add_argument(
-        "--color",
-        choices=("auto", "always", "never"),
-        default="auto",
-        help=translate(mark("colour (default: on a terminal)")),
-    )
-    group.add_argument(
-        "--lang", metavar="LANG", help=translate(mark("language of messages: en or zh (default: from the locale)"))
-    )
+    add_color(group)
+    add_language(group)
     return parser
 
 
@@ -106,46 +91,67 @@ def _draw_exchange(options: argparse.Namespace, exchange: Exchange) -> None:
 
     if options.format == "json":
         output.write_json(sequence.sequence_document(exchange), indent=1)
+    elif options.format == "svg":
+        from finwait.render.sequence_svg import sequence_svg
+
+        _write_svg(sequence_svg(exchange))
     elif options.format == "mermaid":
         output.write_lines(sequence.sequence_mermaid(exchange))
     elif options.format == "dot":
         raise UsageError("an exchange is no graph; --format mermaid draws it")
     elif options.format == "markdown":
-        output.write_lines(_fenced(sequence.sequence_mermaid(exchange)))
+        output.write_lines(sequence.sequence_markdown(exchange))
     else:
         output.write_lines(sequence.render_sequence(exchange, unicode=_is_unicode(options)))
 
 
 def _draw_states(options: argparse.Namespace, words: list[str]) -> None:
-    counts = None
-    notices: Sequence[object] = ()
-    if options.counts or words or options.read is not None:
-        counts, notices = _count(options, words)
-    from finwait.render import state_graph
-
+    snapshot = None
+    if options.counts or words or options.netns or options.all_netns or options.read is not None:
+        snapshot = _count(options, words)
+    counts = None if snapshot is None else _counts_by_state(snapshot)
     if options.format == "json":
-        output.write_json(state_graph.states_document(counts, whole=options.whole), indent=1)
-    elif options.format == "dot":
-        output.write_lines(state_graph.states_dot(counts, whole=options.whole))
-    elif options.format in {"mermaid", "markdown"}:
-        lines = state_graph.states_mermaid(counts, whole=options.whole)
-        output.write_lines(lines if options.format == "mermaid" else _fenced(lines))
-    else:
+        _write_document(options, snapshot, counts)
+        return  # warnings are in it
+    if options.format == "svg":
+        from finwait.render.state_svg import states_svg
+
+        _write_svg(states_svg(counts))
+    elif options.format in {"text", "ascii"}:
         _write_picture(options, counts)
-    output.say_notices(notices)  # type: ignore[arg-type]
+    else:
+        from finwait.render import state_graph
+
+        write = {"dot": state_graph.states_dot, "mermaid": state_graph.states_mermaid}
+        output.write_lines(write.get(options.format, state_graph.states_markdown)(counts, whole=options.whole))
+    if snapshot is not None:
+        output.say_notices(snapshot.provenance.notices)
 
 
-def _count(options: argparse.Namespace, words: list[str]) -> tuple[dict[TcpState, int], Sequence[object]]:
+def _write_document(options: argparse.Namespace, snapshot: Snapshot | None, counts: dict[TcpState, int] | None) -> None:
+    from finwait.render.documents import provenance_document
+    from finwait.render.state_graph import states_document
+
+    provenance = None if snapshot is None else provenance_document(snapshot.provenance)
+    output.write_json(states_document(counts, provenance, whole=options.whole), indent=1)
+
+
+def _count(options: argparse.Namespace, words: list[str]) -> Snapshot:
     from finwait.api import count_for, parse
+
+    return count_for(request_of(options), parse(words), ("state",), source=options.source, read=options.read)
+
+
+def _counts_by_state(snapshot: Snapshot) -> dict[TcpState, int]:
     from finwait.tcp.state import TcpState
 
     state_by_token = {state.token: state for state in TcpState}
-    snapshot = count_for(request_of(options), parse(words), ("state",), source=options.source, read=options.read)
-    return {state_by_token[str(group.key[0])]: group.count for group in snapshot.groups}, snapshot.warnings
+    return {state_by_token[str(group.key[0])]: group.count for group in snapshot.groups}
 
 
 def _write_picture(options: argparse.Namespace, counts: dict[TcpState, int] | None) -> None:
     from finwait.render.count import COLOR_BY_WHO
+    from finwait.render.labels import HEAVY, weight_of
     from finwait.render.state_text import render_states
     from finwait.render.style import style_of
     from finwait.tcp.waits import WAITS
@@ -155,16 +161,16 @@ def _write_picture(options: argparse.Namespace, counts: dict[TcpState, int] | No
     def paint(state: TcpState, name: str) -> str:
         if counts is not None and not counts.get(state):
             return style.paint(name, "dim")
-        return style.paint(name, COLOR_BY_WHO[WAITS[state][0]])
+        heavy = ("bold",) if (weight_of(state, counts) or 0) >= HEAVY else ()
+        return style.paint(name, COLOR_BY_WHO[WAITS[state][0]], *heavy)
 
     output.write_lines(render_states(counts, unicode=_is_unicode(options), paint=paint if style.color else None))
 
 
+def _write_svg(lines: Iterator[str]) -> None:
+    """In UTF-8, which XML is where it does not say otherwise, whatever the terminal takes."""
+    output.write_chunks(f"{line}\n".encode() for line in lines)
+
+
 def _is_unicode(options: argparse.Namespace) -> bool:
     return options.format != "ascii" and (sys.stdout.encoding or "ascii").lower().startswith("utf")
-
-
-def _fenced(lines: Iterator[str]) -> Iterator[str]:
-    yield "```mermaid"
-    yield from lines
-    yield "```"

@@ -6,20 +6,28 @@ missing.
 
 from __future__ import annotations
 
+from finwait.render.labels import HEAVY, arrow_label, must_act, weight_of
 from finwait.tcp.state import TcpState
 from finwait.tcp.waits import NOBODY, WAITS
-from finwait.text.messages import mark, translate
-from finwait.text.width import display_width
+from finwait.text.width import display_width, pad_right
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    Cell = tuple[int, int]
+
 BOX = 24  # cells of a box, its border included
 LEFT, MIDDLE, RIGHT = 1, 36, 71  # where the boxes of a column begin
-COLUMNS, ROWS = 96, 37
-WHO = {"peer": mark("peer must act"), "program": mark("program must act"), "clock": mark("clock runs"), NOBODY: ""}
-_ASCII = str.maketrans("╭╮╰╯│─▼▶◀▲├┤┬┴", "++++|-v><^++++")
+COLUMNS, ROWS = 96, 36
+_ASCII = str.maketrans("╭╮╰╯│─▼▶◀▲┏┓┗┛┃━", "++++|-v><^****#=")
+_BORDER = (("╭", "╮", "╰", "╯"), "│", "─")
+_HEAVY_BORDER = (("┏", "┓", "┗", "┛"), "┃", "━")
+# The turn of a line by (the way it comes, the way it goes on), each (rows, columns); the head by the way it comes.
+_CORNERS: dict[tuple[Cell | None, Cell], str] = {
+    ((0, -1), (1, 0)): "╭", ((0, 1), (1, 0)): "╮", ((1, 0), (0, 1)): "╰", ((1, 0), (0, -1)): "╯",
+}  # fmt: skip
+_HEADS: dict[Cell | None, str] = {(1, 0): "▼", (0, 1): "▶", (0, -1): "◀"}
 # Where each box stands: (column, row).
 PLACES: dict[TcpState, tuple[int, int]] = {
     TcpState.CLOSE: (MIDDLE, 0),
@@ -34,26 +42,52 @@ PLACES: dict[TcpState, tuple[int, int]] = {
     TcpState.LAST_ACK: (RIGHT, 26),
     TcpState.TIME_WAIT: (MIDDLE, 31),
 }
-# (from, event, to) of every arrow that is drawn, in the order in which they are.
-ARROWS: tuple[tuple[TcpState, str, TcpState], ...] = (
-    (TcpState.CLOSE, "passive_open", TcpState.LISTEN),
-    (TcpState.CLOSE, "active_open", TcpState.SYN_SENT),
-    (TcpState.LISTEN, "rcv_syn", TcpState.SYN_RECV),
-    (TcpState.SYN_SENT, "rcv_syn", TcpState.SYN_RECV),
-    (TcpState.SYN_SENT, "rcv_syn_ack", TcpState.ESTABLISHED),
-    (TcpState.SYN_RECV, "rcv_ack_of_syn", TcpState.ESTABLISHED),
-    (TcpState.SYN_RECV, "close", TcpState.FIN_WAIT1),
-    (TcpState.ESTABLISHED, "close", TcpState.FIN_WAIT1),
-    (TcpState.ESTABLISHED, "rcv_fin", TcpState.CLOSE_WAIT),
-    (TcpState.FIN_WAIT1, "rcv_ack_of_fin", TcpState.FIN_WAIT2),
-    (TcpState.FIN_WAIT1, "rcv_fin", TcpState.CLOSING),
-    (TcpState.FIN_WAIT1, "rcv_fin_ack", TcpState.TIME_WAIT),
-    (TcpState.CLOSE_WAIT, "close", TcpState.LAST_ACK),
-    (TcpState.CLOSING, "rcv_ack_of_fin", TcpState.TIME_WAIT),
-    (TcpState.FIN_WAIT2, "rcv_fin", TcpState.TIME_WAIT),
-    (TcpState.LAST_ACK, "rcv_ack_of_fin", TcpState.CLOSE),
-    (TcpState.TIME_WAIT, "timeout_time_wait", TcpState.CLOSE),
-)
+END = (79, 33)  # CLOSED once more, where LAST-ACK and TIME-WAIT lead to
+
+
+class Arrow:
+    """A transition as it is drawn. points: (row, column) of the line's beginning, its turns and its head. label: (row, column)
+    of what stands beside it, and the cells that it may take before it goes on in the next row.
+    """  # fmt: skip
+
+    __slots__ = ("event", "label", "points", "state", "to")
+
+    def __init__(
+        self, state: TcpState, event: str, to: TcpState, points: tuple[Cell, ...], label: tuple[int, int, int]
+    ) -> None:
+        self.state = state
+        self.event = event
+        self.to = to
+        self.points = points
+        self.label = label
+
+
+# Every arrow that is drawn, in the order in which they are.
+ARROWS: tuple[Arrow, ...] = (
+    Arrow(TcpState.CLOSE, "passive_open", TcpState.LISTEN, ((2, 35), (2, 13), (3, 13)), (1, 14, 20)),
+    Arrow(TcpState.CLOSE, "active_open", TcpState.SYN_SENT, ((2, 60), (2, 82), (3, 82)), (1, 63, 20)),
+    Arrow(TcpState.LISTEN, "rcv_syn", TcpState.SYN_RECV, ((8, 9), (10, 9)), (8, 11, 20)),
+    Arrow(TcpState.SYN_SENT, "rcv_syn", TcpState.SYN_RECV, ((8, 76), (9, 76), (9, 20), (10, 20)), (8, 57, 18)),
+    Arrow(TcpState.SYN_SENT, "rcv_syn_ack", TcpState.ESTABLISHED, ((8, 88), (16, 88), (16, 60)), (12, 69, 18)),
+    Arrow(
+        TcpState.SYN_RECV, "rcv_ack_of_syn", TcpState.ESTABLISHED,
+        ((13, 25), (13, 28), (16, 28), (16, 35)), (12, 26, 20),
+    ),
+    Arrow(TcpState.SYN_RECV, "close", TcpState.FIN_WAIT1, ((15, 5), (19, 5)), (17, 7, 20)),
+    Arrow(TcpState.ESTABLISHED, "close", TcpState.FIN_WAIT1, ((17, 40), (18, 40), (18, 20), (19, 20)), (19, 22, 20)),
+    Arrow(TcpState.ESTABLISHED, "rcv_fin", TcpState.CLOSE_WAIT, ((17, 55), (18, 55), (18, 82), (19, 82)), (19, 66, 15)),
+    Arrow(TcpState.FIN_WAIT1, "rcv_ack_of_fin", TcpState.FIN_WAIT2, ((24, 5), (27, 5)), (25, 7, 9)),
+    Arrow(TcpState.FIN_WAIT1, "rcv_fin", TcpState.CLOSING, ((22, 25), (22, 45), (23, 45)), (21, 27, 20)),
+    Arrow(
+        TcpState.FIN_WAIT1, "rcv_fin_ack", TcpState.TIME_WAIT,
+        ((24, 20), (26, 20), (26, 30), (32, 30), (32, 35)), (24, 22, 13),
+    ),
+    Arrow(TcpState.CLOSE_WAIT, "close", TcpState.LAST_ACK, ((24, 82), (25, 82)), (24, 64, 18)),
+    Arrow(TcpState.CLOSING, "rcv_ack_of_fin", TcpState.TIME_WAIT, ((28, 45), (30, 45)), (29, 47, 20)),
+    Arrow(TcpState.FIN_WAIT2, "rcv_fin", TcpState.TIME_WAIT, ((32, 12), (33, 12), (33, 35)), (34, 14, 20)),
+    Arrow(TcpState.LAST_ACK, "rcv_ack_of_fin", TcpState.CLOSE, ((30, 82), (32, 82)), (31, 66, 15)),
+    Arrow(TcpState.TIME_WAIT, "timeout_time_wait", TcpState.CLOSE, ((33, 60), (33, 77)), (32, 63, 15)),
+)  # fmt: skip
 
 
 class _Canvas:
@@ -73,15 +107,27 @@ class _Canvas:
                 self.cells[row][column + 1] = ""
             column += width
 
-    def down(self, column: int, first: int, last: int) -> None:
-        """A vertical line, rows `first` to `last`."""
-        for row in range(first, last + 1):
-            self.cells[row][column] = "│"
+    def draw(self, points: tuple[Cell, ...]) -> None:
+        """A line through `points` with a head at its end."""
+        before: Cell | None = None
+        (row, column), head = points[0], points[-1]
+        for to_row, to_column in points[1:]:
+            way = (_sign(to_row - row), _sign(to_column - column))
+            self.cells[row][column] = _CORNERS.get((before, way), "│" if way[0] else "─")
+            while (row, column) != (to_row, to_column):
+                row, column = row + way[0], column + way[1]
+                self.cells[row][column] = "│" if way[0] else "─"
+            before = way
+        self.cells[head[0]][head[1]] = _HEADS[before]
 
     def lines(self) -> Iterator[str]:
         """The page without blanks at the ends of lines."""
         for row in self.cells:
             yield "".join(row).rstrip()
+
+
+def _sign(number: int) -> int:
+    return (number > 0) - (number < 0)
 
 
 def render_states(
@@ -90,11 +136,17 @@ def render_states(
     unicode: bool = True,
     paint: Callable[[TcpState, str], str] | None = None,
 ) -> Iterator[str]:
-    """Lines of the picture. counts: by state, None for none. paint: colours a box's name by its state."""
+    """Lines of the picture. counts: by state, None for none; a heavy state has a heavy border. paint: colours a box's name by
+    its state.
+    """  # fmt: skip
     canvas = _Canvas()
-    _draw_arrows(canvas)
+    for arrow in ARROWS:
+        canvas.draw(arrow.points)
+        _draw_label(canvas, arrow)
     for state in PLACES:
         _draw_box(canvas, state, counts)
+    column, row = END
+    canvas.put(row, column, TcpState.CLOSE.rfc)
     lines = [line if unicode else line.translate(_ASCII) for line in canvas.lines()]
     for line in lines:
         yield line if paint is None else _painted(line, paint)
@@ -107,81 +159,25 @@ def _painted(line: str, paint: Callable[[TcpState, str], str]) -> str:
     return line
 
 
+def _draw_label(canvas: _Canvas, arrow: Arrow) -> None:
+    row, column, room = arrow.label
+    line = ""
+    for word in arrow_label(arrow.state, arrow.event, arrow.to).split():
+        if line and display_width(f"{line} {word}") > room:
+            canvas.put(row, column, line)
+            row, line = row + 1, ""
+        line = f"{line} {word}".lstrip()
+    canvas.put(row, column, line)
+
+
 def _draw_box(canvas: _Canvas, state: TcpState, counts: Mapping[TcpState, int] | None) -> None:
     column, row = PLACES[state]
     count = "" if counts is None else str(counts.get(state, 0))
-    text = WHO[WAITS[state][0]] if counts is None or counts.get(state) else ""
-    who = translate(text) if text else ""  # the translation of nothing is the catalogue's header
-    canvas.put(row, column, f"╭{'─' * (BOX - 2)}╮")
-    canvas.put(row + 1, column, f"│ {state.rfc}{count.rjust(BOX - 4 - len(state.rfc))} │")
-    canvas.put(
-        row + 2, column, f"│{' ' * (BOX - 2)}│" if not who else f"│ {who}{' ' * (BOX - 4 - display_width(who))} │"
-    )
-    canvas.put(row + 3, column, f"╰{'─' * (BOX - 2)}╯")
-
-
-def _draw_arrows(canvas: _Canvas) -> None:
-    put = canvas.put
-    # CLOSED to LISTEN and SYN-SENT
-    put(2, 13, "╭" + "─" * 22)
-    put(1, 14, "listen()")
-    put(3, 13, "▼")
-    put(2, 60, "─" * 22 + "╮")
-    put(1, 63, "connect() / SYN")
-    put(3, 82, "▼")
-    # LISTEN, SYN-SENT to SYN-RECEIVED
-    canvas.down(9, 8, 9)
-    put(8, 11, "rcv SYN / SYN,ACK")
-    put(10, 9, "▼")
-    canvas.down(76, 8, 8)
-    put(8, 57, "rcv SYN / SYN,ACK")
-    put(9, 20, "╭" + "─" * 55 + "╯")
-    put(10, 20, "▼")
-    # SYN-SENT and SYN-RECEIVED to ESTABLISHED
-    canvas.down(88, 8, 15)
-    put(12, 69, "rcv SYN,ACK / ACK")
-    put(16, 60, "◀" + "─" * 27 + "╯")
-    put(13, 25, "───╮")
-    put(12, 26, "rcv ACK of SYN")
-    canvas.down(28, 14, 15)
-    put(16, 28, "╰──────▶")
-    # SYN-RECEIVED to FIN-WAIT-1
-    canvas.down(5, 15, 18)
-    put(17, 7, "close() / FIN,ACK")
-    put(19, 5, "▼")
-    # ESTABLISHED to FIN-WAIT-1 and CLOSE-WAIT
-    put(18, 20, "╭" + "─" * 19 + "╯")
-    put(19, 20, "▼")
-    put(19, 22, "close() / FIN,ACK")
-    put(18, 55, "╰" + "─" * 26 + "╮")
-    put(19, 82, "▼")
-    put(19, 66, "rcv FIN / ACK")
-    # FIN-WAIT-1 to CLOSING, TIME-WAIT, FIN-WAIT-2
-    put(22, 25, "─" * 20 + "╮")
-    put(21, 27, "rcv FIN / ACK")
-    put(23, 45, "▼")
-    canvas.down(20, 24, 26)
-    put(26, 20, "╰" + "─" * 9 + "╮")
-    put(24, 22, "rcv FIN,ACK /")
-    put(25, 22, "ACK")
-    canvas.down(30, 27, 31)
-    put(32, 30, "╰────▶")
-    canvas.down(5, 24, 26)
-    put(25, 7, "rcv ACK")
-    put(26, 7, "of FIN")
-    put(27, 5, "▼")
-    # CLOSE-WAIT to LAST-ACK, and the ends
-    canvas.down(82, 24, 24)
-    put(24, 64, "close() / FIN,ACK")
-    put(25, 82, "▼")
-    canvas.down(45, 28, 29)
-    put(29, 47, "rcv ACK of FIN")
-    put(30, 45, "▼")
-    canvas.down(12, 32, 33)
-    put(34, 12, "╰" + "─" * 16 + "──────▶")
-    put(35, 14, "rcv FIN / ACK")
-    canvas.down(82, 30, 32)
-    put(31, 66, "rcv ACK of FIN")
-    put(33, 82, "▼")
-    put(34, 79, "CLOSED")
-    put(34, 60, f"─ {translate(mark('60 s'))} ─────────▶")
+    is_told = WAITS[state][0] != NOBODY and (counts is None or bool(counts.get(state)))
+    who = must_act(state) if is_told else ""
+    border = _HEAVY_BORDER if (weight_of(state, counts) or 0) >= HEAVY else _BORDER
+    (one, two, three, four), side, line = border
+    canvas.put(row, column, f"{one}{line * (BOX - 2)}{two}")
+    canvas.put(row + 1, column, f"{side} {state.rfc}{count.rjust(BOX - 4 - len(state.rfc))} {side}")
+    canvas.put(row + 2, column, f"{side} {pad_right(who, BOX - 4)} {side}")
+    canvas.put(row + 3, column, f"{three}{line * (BOX - 2)}{four}")

@@ -1,0 +1,20 @@
+"""Fences and tables of Markdown, as GitHub draws them."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+
+def fenced(lines: Iterable[str], kind: str = "mermaid") -> Iterator[str]:
+    """`lines` in a fence of `kind`."""
+    yield f"```{kind}"
+    yield from lines
+    yield "```"
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table."""
+    for cells in (titles, ["---"] * len(titles), *rows):
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
