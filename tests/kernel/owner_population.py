@@ -244,7 +244,7 @@ def main() -> None:
         holder.build()
         holder.hand_over()
         print(json.dumps([os.getpid(), holder.processes, [asdict(one) for one in holder.facts]]), flush=True)
-        hold(*holder.builders.values())
+        hold(*(builder.rearm_time_waits for builder in holder.builders.values()))
     finally:
         holder.end()
         namespace.destroy_all()

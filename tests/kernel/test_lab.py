@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 
 from finwait.errors import SourceError
+from finwait.lab.asked import parse_population
+from finwait.lab.namespace import await_condition as holds_in_time
 from finwait.lab.population import Group, PlayedExchange, Population, Spec
 from finwait.lab.scenarios import SCENARIOS
 from finwait.tcp.exchanges import CLIENT, EXCHANGES, SERVER
 from finwait.tcp.state import LIFE_ORDER, TcpState
-from tests.kernel.finwait_command import COMMAND, run
+from tests.kernel.finwait_command import COMMAND, counts_of, document_of, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 ARTICLE = ("TIME_WAIT=150", "FIN_WAIT1=15", "FIN_WAIT2=1", "ESTABLISHED=55", "SYN_RECV=21", "CLOSING=2", "LAST_ACK=4")
 ONE_LINER = "netstat -n | awk '/^tcp/ {++S[$NF]} END {for(a in S) print a, S[a]}'"
@@ -59,6 +67,112 @@ def test_a_fault_is_the_population_that_it_says(name: str, family: str) -> None:
         document = json.loads(run("--json", held=held).stdout)
         counts = {row["state"]: row["count"] for row in document["rows"] if row["count"]}
         assert counts == {state.token: count for state, count in spec.count_by_state().items()}
+
+
+def await_condition(holds: Callable[[], bool]) -> None:
+    assert holds_in_time(holds, 20.0), "it never came true"
+
+
+def _counters(held: Population) -> dict[str, int]:
+    """Counters of the namespace by nstat's names, from its beginning on."""
+    return {name: int(value) for name, value in json.loads(held.run("nstat", "-azsj"))["kernel"].items()}
+
+
+def _sockets(held: Population) -> list[tuple[str, ...]]:
+    """State and addresses of each."""
+    return sorted((line.split()[0], *line.split()[3:5]) for line in held.run("ss", "-tanH").splitlines())
+
+
+@pytest.fixture(params=["ipv4", "ipv6"])
+def scenario(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Population]]:
+    with ExitStack() as stack:
+        yield lambda name: stack.enter_context(Population(SCENARIOS[name].spec(request.param)))
+
+
+@pytest.mark.parametrize(
+    ("name", "counters", "at_least"),
+    [
+        # 1,800 are 9 s: without renewal the kernel gives half-open connections up after 7
+        ("syn-flood", {"TcpExtTCPReqQFullDoCookies", "TcpExtSyncookiesSent"}, 1_800),
+        ("syn-flood-without-cookies", {"TcpExtTCPReqQFullDrop", "TcpExtListenDrops"}, 300),
+        ("accept-queue-full", {"TcpExtListenOverflows", "TcpExtListenDrops"}, 11),
+    ],
+)
+def test_traffic_moves_counters_and_no_socket(
+    scenario: Callable[[str], Population], name: str, counters: set[str], at_least: int
+) -> None:
+    held = scenario(name)
+    rate = SCENARIOS[name].traffic.syns
+    first, sockets, began = _counters(held), _sockets(held), time.monotonic()
+    await_condition(lambda: all(_counters(held)[counter] - first[counter] >= at_least for counter in counters))
+    seconds = time.monotonic() - began
+    grown = {counter for counter, value in _counters(held).items() if value > first[counter]}
+    assert {counter for counter in grown if re.search("(?i)listen|cookie|ReqQ", counter)} == counters
+    assert at_least / seconds == pytest.approx(rate, rel=0.25)
+    assert _sockets(held) == sockets
+    assert counts_of(held=held) == {state.token: count for state, count in held.spec.count_by_state().items()}
+
+
+def test_ghosts_are_counted_by_process_and_in_no_state(scenario: Callable[[str], Population]) -> None:
+    held = scenario("ghost-sockets")
+    assert counts_of(held=held) == {"listen": 1, "established": 23}
+    document = document_of("count", "--by", "process", held=held)
+    assert [(ghost["pid"], ghost["count"]) for ghost in document["ghosts"]] == [(held.pid, 19)]
+    listed = document_of("list", "--ghosts", held=held)["rows"]
+    assert {row["fd"] for row in listed} == {ghost.fd for ghost in held.ghosts}
+    assert len(listed) == 19
+
+
+def test_one_of_the_listeners_on_a_port_is_full(scenario: Callable[[str], Population]) -> None:
+    lines = [line.split() for line in scenario("reuseport-imbalance").run("ss", "-tlnH").splitlines()]
+    assert sorted((int(queue), int(limit)) for _, queue, limit, *_ in lines) == [(0, 16), (0, 16), (0, 16), (17, 16)]
+    assert len({local for _, _, _, local, *_ in lines}) == 1
+
+
+def test_after_the_build_the_kernel_chooses_among_listeners_again() -> None:
+    spec = Spec((Group("LISTEN", 4, reuseport=True), Group("ESTABLISHED", 3, accepted=False, listener=2)))
+    with Population(spec) as held:
+        held.run(sys.executable, "-c", _CONNECT_40_TIMES)
+        queues = [int(line.split()[1]) for line in held.run("ss", "-tlnH").splitlines()]
+    assert sum(queues) == 43
+    assert sum(queue > 0 for queue in queues) > 1
+
+
+_CONNECT_40_TIMES = "import socket; held = [socket.create_connection(('10.77.0.1', 2000)) for _ in range(40)]"
+
+
+def test_time_wait_beyond_its_limit_is_counted_and_gone(scenario: Callable[[str], Population]) -> None:
+    held = scenario("time-wait-overflow")
+    assert counts_of(held=held) == {"time_wait": 101}
+    assert _counters(held)["TcpExtTCPTimeWaitOverflow"] == 13
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("connect-unanswered", {("SYN-SENT", "on")}),
+        ("fin-unanswered", {("FIN-WAIT-1", "on"), ("CLOSING", "on"), ("LAST-ACK", "on")}),
+        ("fin-wait-2-orphans", {("FIN-WAIT-2", "keepalive")}),
+        ("idle", {("ESTAB", "")}),
+        ("zero-window", {("ESTAB", "persist")}),
+        ("peer-vanished", {("ESTAB", "on")}),
+    ],
+)
+def test_the_timers_are_those_of_the_fault(
+    scenario: Callable[[str], Population], name: str, wanted: set[tuple[str, str]]
+) -> None:
+    lines = scenario(name).run("ss", "-tanoH").splitlines()
+    assert {(line.split()[0], line.partition("timer:(")[2].partition(",")[0]) for line in lines} == wanted
+
+
+def test_nobody_owns_what_was_closed_before_accept(scenario: Callable[[str], Population]) -> None:
+    rows = document_of("list", "-p", "state", "close-wait", held=scenario("close-wait-not-accepted"))["rows"]
+    assert [row["owner_kind"] for row in rows] == ["not_accepted"] * 13
+
+
+def test_many_half_open_connections_get_a_queue_that_is_at_most_half_full() -> None:
+    groups = {group.state: group for group in parse_population(("SYN_RECV=70001",), None).groups}
+    assert (groups["LISTEN"].count, groups["LISTEN"].backlog) == (1, 140_002)
 
 
 _CONNECT = "import socket; socket.create_connection(('10.77.1.0', 443), 1)"
@@ -115,13 +229,6 @@ def _children(pid: int) -> list[int]:
         return [int(child) for child in file.read().split()]
 
 
-def _await(condition: object, *arguments: object) -> None:
-    deadline = time.monotonic() + 10
-    while not condition(*arguments):  # type: ignore[operator]
-        assert time.monotonic() < deadline, condition
-        time.sleep(0.005)
-
-
 def _namespaces() -> set[str]:
     found = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -147,8 +254,8 @@ def test_a_lab_that_is_killed_at_any_moment_leaves_nothing(number: signal.Signal
     if number == signal.SIGINT:  # Ctrl-C goes to the command too
         os.killpg(lab.pid, number)
     lab.wait()
-    _await(lambda: _namespaces() <= before)
-    _await(lambda: not _orphans())
+    await_condition(lambda: _namespaces() <= before)
+    await_condition(lambda: not _orphans())
 
 
 def _orphans() -> int:
@@ -165,8 +272,8 @@ def test_a_holder_that_is_killed_leaves_nothing() -> None:
     os.kill(holder, signal.SIGKILL)
     lab.communicate(timeout=20)
     assert lab.returncode not in {0, None}
-    _await(lambda: _namespaces() <= before)
-    _await(lambda: not _orphans())
+    await_condition(lambda: _namespaces() <= before)
+    await_condition(lambda: not _orphans())
 
 
 def test_a_lab_without_a_command_says_where_to_look_and_holds() -> None:

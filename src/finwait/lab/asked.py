@@ -33,7 +33,9 @@ def parse_population(words: Sequence[str], family: int | None) -> Spec:
     name = FAMILIES[family or 2]
     if counts.get(TcpState.SYN_RECV) and not counts.get(TcpState.LISTEN):
         counts[TcpState.LISTEN] = 1
-    groups = tuple(Group(state.name, count, name) for state, count in counts.items() if count)
+    # Of a queue more than half full the kernel keeps half-open connections for 7 s only (reqsk_timer_handler).
+    backlog = max(Group.backlog, 2 * counts.get(TcpState.SYN_RECV, 0))
+    groups = tuple(Group(state.name, count, name, backlog=backlog) for state, count in counts.items() if count)
     _check_room(groups)
     return Spec(groups)
 

@@ -15,8 +15,10 @@ import time
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
-from finwait.lab.peer import FarEnd, TcpPeer
+from finwait.lab import reuseport
+from finwait.lab.peer import ACK, RST, FarEnd, TcpPeer
 from finwait.lab.spec import Group, HeldSocket, Spec
+from finwait.lab.traffic import Flood
 from finwait.tcp.state import TcpState
 
 if TYPE_CHECKING:
@@ -101,12 +103,15 @@ class Builder:
 
     def __init__(self, spec: Spec, peer: TcpPeer) -> None:
         self.held: list[HeldSocket] = []
+        self.ghosts: list[HeldSocket] = []  # a descriptor each; in no dump
         self._spec = spec
         self._peer = peer
         self._open: list[socket.socket] = []
         self._listeners: dict[str, list[socket.socket]] = {}
+        self._sharing: dict[str, list[socket.socket]] = {}  # listeners of one port
         self._temporary_listeners: dict[str, socket.socket] = {}
         self._time_waits: list[FarEnd] = []
+        self._half_open: list[FarEnd] = []
         self._rearmed_at = time.monotonic()
         self._opened = 0
         self._next_listen_port = _FIRST_LISTEN_PORT
@@ -116,10 +121,12 @@ class Builder:
         singles = [group for group in self._spec.groups for _ in range(group.count)]
         if self._spec.shuffle is not None:
             random.Random(self._spec.shuffle).shuffle(singles)  # noqa: S311 - an order, no secret
-        singles.sort(key=lambda group: (group.state != "LISTEN", not group.accepted))
+        singles.sort(key=lambda group: (group.state != "LISTEN", not group.accepted, group.overflow))
         for group in singles:
             self._make(group)
             self.rearm_time_waits()
+        for members in self._sharing.values():
+            reuseport.let_kernel_choose(members[0])
         for listener in self._temporary_listeners.values():
             listener.close()
         for sock in self._open:  # should the holder be killed, no orphan keeps the namespace alive
@@ -130,13 +137,25 @@ class Builder:
         """Those that have a descriptor."""
         return self._open
 
-    def rearm_time_waits(self) -> None:
-        """Start the 60 seconds of every TIME_WAIT anew, once 20 have gone by."""
-        if time.monotonic() - self._rearmed_at < _TIME_WAIT_REARM_S:
-            return
+    def chores(self) -> list[Callable[[], float]]:
+        """What is to be done while the population is held; each returns the seconds until it is due again."""
+        chores = [self.rearm_time_waits]
+        traffic = self._spec.traffic
+        if traffic is not None:
+            port = self._listeners[traffic.family][0].getsockname()[1]
+            flood = Flood(traffic, self._peer, (_near(traffic.family), port), self._half_open)
+            chores += [flood.go_on, flood.renew]
+        return chores
+
+    def rearm_time_waits(self) -> float:
+        """Start the 60 seconds of every TIME_WAIT anew, once 20 have gone by. Returns the seconds until it is due again."""
+        remaining = self._rearmed_at + _TIME_WAIT_REARM_S - time.monotonic()
+        if remaining > 0:
+            return remaining
         self._rearmed_at = time.monotonic()
         for far in self._time_waits:
             far.send_ack()
+        return _TIME_WAIT_REARM_S
 
     def _make(self, group: Group) -> None:
         makers: dict[TcpState, Callable[[Group], None]] = {
@@ -148,14 +167,16 @@ class Builder:
         makers.get(group.tcp_state, self._make_connection)(group)
 
     def _make_listen(self, group: Group) -> None:
-        sock = self._listen(group, self._next_listen_port)
+        sharing = self._sharing.setdefault(group.family, []) if group.reuseport else []
+        sock = self._listen(group, sharing[0].getsockname()[1] if sharing else self._next_listen_port)
+        sharing.append(sock)
         self._next_listen_port += 1
         self._listeners.setdefault(group.family, []).append(sock)
         self._hold(group, sock, ("0.0.0.0" if group.family == "ipv4" else "::", 0))
 
     def _make_bound(self, group: Group) -> None:
         sock = self._socket(group)
-        sock.bind((_text(self._near(group), group), 0))
+        sock.bind((_text(_near(group.family), group), 0))
         self._hold(group, sock, ("0.0.0.0" if group.family == "ipv4" else "::", 0))
 
     def _make_syn_sent(self, group: Group) -> None:
@@ -167,6 +188,8 @@ class Builder:
         far = self._client(group, self._listener(group))
         far.send_syn()
         far.expect(0)
+        if self._spec.traffic is not None and self._spec.traffic.renew:
+            self._half_open.append(far)
         self._hold_without_owner(_Connection(group, None, far, None))
 
     def _make_connection(self, group: Group) -> None:
@@ -177,18 +200,22 @@ class Builder:
         self._fill_queues(connection)
         for step in SCRIPTS[group.tcp_state]:
             getattr(connection, step)()
+        if group.overflow:
+            return
         if group.tcp_state == TcpState.TIME_WAIT:
             self._time_waits.append(connection.far)
         if connection.sock is None:
             self._hold_without_owner(connection)
         else:
             self._hold(group, connection.sock, (_text(connection.far.address, group), connection.far.port))
+        if group.reset:
+            connection.far.send(RST | ACK)
 
     def _make_repaired(self, group: Group) -> None:
         sock = self._socket(group)
         address, port = self._next_far(group)
         peer = (_text(address, group), port)
-        enter_repaired_connection(sock, (_text(self._near(group), group), 0), peer)
+        enter_repaired_connection(sock, (_text(_near(group.family), group), 0), peer)
         sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)
         self._hold(group, sock, peer)
 
@@ -235,14 +262,11 @@ class Builder:
         return self._far_end(group, address, 10000 + self._opened // group.peers, listener.getsockname()[1])
 
     def _far_end(self, group: Group, address: IPv4Address | IPv6Address, port: int, near_port: int) -> FarEnd:
-        return FarEnd(self._peer, address, port, self._near(group), near_port, window=0 if group.unsent else 65535)
+        return FarEnd(self._peer, address, port, _near(group.family), near_port, window=0 if group.unsent else 65535)
 
     def _next_far(self, group: Group) -> tuple[IPv4Address | IPv6Address, int]:
         self._opened += 1
         return (_FAR_IPV6 if group.family == "ipv6" else _FAR_IPV4) + self._opened % group.peers, _FAR_PORT
-
-    def _near(self, group: Group) -> IPv4Address | IPv6Address:
-        return NEAR_IPV6 if group.family == "ipv6" else NEAR_IPV4
 
     def _listener(self, group: Group) -> socket.socket:
         listeners = self._listeners.get(group.family)
@@ -250,12 +274,18 @@ class Builder:
             if group.family not in self._temporary_listeners:
                 self._temporary_listeners[group.family] = self._listen(Group("LISTEN", 1, group.family), 0)
             return self._temporary_listeners[group.family]
-        return listeners[(self._opened if group.listener is None else group.listener) % len(listeners)]
+        listener = listeners[(self._opened if group.listener is None else group.listener) % len(listeners)]
+        sharing = self._sharing.get(group.family, [])
+        if listener in sharing:
+            reuseport.choose(listener, sharing.index(listener))
+        return listener
 
     def _listen(self, group: Group, port: int) -> socket.socket:
         sock = self._socket(group)
         if group.family != "ipv4":
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, group.family == "ipv6")
+        if group.reuseport:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(("0.0.0.0" if group.family == "ipv4" else "::", port))
         sock.listen(group.backlog)
         return sock
@@ -268,9 +298,10 @@ class Builder:
 
     def _hold(self, group: Group, sock: socket.socket, peer: tuple[str, int]) -> None:
         self._open.append(sock)
+        those = self.ghosts if group.reset else self.held
         local, fd = sock.getsockname()[:2], sock.fileno()
         inode = os.fstat(fd).st_ino
-        self.held.append(HeldSocket(group.state, group.family, local, peer, read_cookie(sock), inode, fd))
+        those.append(HeldSocket(group.state, group.family, local, peer, read_cookie(sock), inode, fd))
 
     def _hold_without_owner(self, connection: _Connection) -> None:
         group, far = connection.group, connection.far
@@ -282,6 +313,10 @@ class Builder:
 def _text(address: IPv4Address | IPv6Address, group: Group) -> str:
     """The address as the near end's socket calls take it and sock_diag shows it."""
     return f"::ffff:{address}" if group.family == "mapped" else str(address)
+
+
+def _near(family: str) -> IPv4Address | IPv6Address:
+    return NEAR_IPV6 if family == "ipv6" else NEAR_IPV4
 
 
 def _set_options(sock: socket.socket, group: Group) -> None:

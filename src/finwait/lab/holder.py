@@ -29,11 +29,15 @@ from finwait.lab.spec import HeldSocket, Spec
 from finwait.lab.stage import NotShown, Stage
 from finwait.tcp.exchanges import CLIENT, EXCHANGES, SERVER, Exchange
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _SETTLE_S = 30.0  # patience for the kernel to show what was made
 
 # Retransmissions go on for a quarter of an hour, and no queue of half-open connections is ever full.
 _SYSCTLS: dict[str, str | int] = {
-    "net.core.somaxconn": 1 << 20,
+    "net.core.somaxconn": 1 << 21,
     "net.ipv4.ip_local_port_range": "10000 65535",
     "net.ipv4.tcp_fin_timeout": 960,
     "net.ipv4.tcp_max_syn_backlog": 1 << 20,
@@ -73,14 +77,13 @@ def _shown() -> Counter[tuple[int, bool, tuple[str, int], tuple[str, int]]]:
     return Counter((row.state, row.family == socket.AF_INET6, row.local, row.peer) for row in rows)
 
 
-def hold(*builders: Builder) -> None:
-    """Keep TIME_WAIT alive until standard input closes."""
+def hold(*chores: Callable[[], float]) -> None:
+    """Until standard input closes, do each of `chores` as often as it asks for: it returns the seconds until it is due."""
     while True:
-        readable, _, _ = select.select([0], [], [], 1.0)
+        due_s = min((chore() for chore in chores), default=None)
+        readable, _, _ = select.select([0], [], [], due_s)
         if readable and not os.read(0, 4096):
             return
-        for builder in builders:
-            builder.rearm_time_waits()
 
 
 def _say(facts: dict[str, object]) -> None:
@@ -128,7 +131,9 @@ def _play_and_hold(exchange: Exchange, end: str, family: str) -> None:
     steps = []
     for at, (_, shown) in enumerate(play(exchange, stage, end)):
         steps.append([at, shown, round(time.monotonic() - began, 6)])
-    _say({"pid": os.getpid(), "steps": steps, "sockets": [], "seconds": round(time.monotonic() - began, 3)})
+    _say(
+        {"pid": os.getpid(), "steps": steps, "sockets": [], "ghosts": [], "seconds": round(time.monotonic() - began, 3)}
+    )
     hold()
     stage.close()
 
@@ -138,9 +143,10 @@ def _build_and_hold(spec: Spec) -> None:
     builder = Builder(spec, TcpPeer("far"))
     builder.build()
     _await_exactly(builder.held)
-    sockets = [list(asdict(one).values()) for one in builder.held]
-    _say({"pid": os.getpid(), "sockets": sockets, "seconds": round(time.monotonic() - began, 3)})
-    hold(builder)
+    sockets, ghosts = ([list(asdict(one).values()) for one in those] for those in (builder.held, builder.ghosts))
+    seconds = round(time.monotonic() - began, 3)
+    _say({"pid": os.getpid(), "sockets": sockets, "ghosts": ghosts, "seconds": seconds})
+    hold(*builder.chores())
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ class Population:
         self.spec = spec
         self._arguments: tuple[str, ...] = ("--spec", json.dumps(asdict(spec)))
         self.sockets: list[HeldSocket] = []
+        self.ghosts: list[HeldSocket] = []  # descriptors whose connection is gone; their state is what it was
         self.seconds = 0.0  # that it took to make them
         self._holder: subprocess.Popen[str] | None = None
         self._namespaces: list[int] = []  # descriptors of the holder's: user namespace, where it has one, and network
@@ -69,8 +70,9 @@ class Population:
     def _take(self, facts: dict[str, Any]) -> None:
         """Keep what the holder says of what it made."""
         self.seconds = facts["seconds"]
-        for state, family, local, peer, cookie, inode, fd in facts["sockets"]:
-            self.sockets.append(HeldSocket(state, family, tuple(local), tuple(peer), cookie, inode, fd))
+        for those, told in ((self.sockets, facts["sockets"]), (self.ghosts, facts["ghosts"])):
+            for state, family, local, peer, cookie, inode, fd in told:
+                those.append(HeldSocket(state, family, tuple(local), tuple(peer), cookie, inode, fd))
 
     def _read_facts(self) -> dict[str, Any]:
         """The holder's next line. Raises what it says went wrong."""

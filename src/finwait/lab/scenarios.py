@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finwait.errors import UsageError
-from finwait.lab.spec import Group, Spec
+from finwait.lab.spec import Group, Spec, Traffic
 from finwait.tcp.exchanges import CLIENT, EXCHANGES, SERVER, Exchange
 from finwait.tcp.state import is_state_word
 from finwait.text.messages import mark
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class Scenario:
-    """title: message id, one line. exchange: to play; groups and sysctls: of the population, where it is none. `N` sockets of
-    a fault are a prime number, so that nothing else explains them.
+    """title: message id, one line. exchange: to play; groups, sysctls and traffic: of the population, where it is none. `N`
+    sockets of a fault are a prime number, so that nothing else explains them.
     """  # fmt: skip
 
-    __slots__ = ("exchange", "groups", "name", "sysctls", "title")
+    __slots__ = ("exchange", "groups", "name", "sysctls", "title", "traffic")
 
     def __init__(
         self,
@@ -27,12 +27,14 @@ class Scenario:
         *groups: Group,
         sysctls: Mapping[str, str | int] | None = None,
         exchange: Exchange | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
         self.name = name
         self.title = title
         self.groups = groups
         self.sysctls = dict(sysctls or {})
         self.exchange = exchange
+        self.traffic = traffic
 
     @property
     def kernel_end(self) -> str:
@@ -43,7 +45,8 @@ class Scenario:
         """The population, with sockets of `family` (ipv4 or ipv6)."""
         from dataclasses import replace
 
-        return Spec(tuple(replace(group, family=family) for group in self.groups), None, self.sysctls)
+        traffic = None if self.traffic is None else replace(self.traffic, family=family)
+        return Spec(tuple(replace(group, family=family) for group in self.groups), None, self.sysctls, traffic)
 
 
 _EXCHANGE_TITLES = {
@@ -59,18 +62,44 @@ _EXCHANGE_TITLES = {
     "half_close": mark("one end closes, the other goes on sending"),
     "time_wait": mark("why TIME-WAIT: the last ACK is lost and the FIN comes again"),
 }
+_FLOOD = Traffic(200, renew=True)
+# A queue is full where it is longer than the backlog.
+_FLOODED = (Group("LISTEN", 1, backlog=498), Group("SYN_RECV", 499, peers=499))
+_RENEWABLE: dict[str, str | int] = {"net.ipv4.tcp_invalid_ratelimit": 0}  # ms between two answers to the same SYN
 _FAULTS = (
     Scenario(
         "syn-flood",
-        mark("499 half-open connections from addresses that never answer"),
-        Group("LISTEN", 1),
-        Group("SYN_RECV", 499, peers=499),
+        mark("499 half-open connections fill a listener's queue; 200 SYNs a second go on and get cookies"),
+        *_FLOODED,
+        sysctls={**_RENEWABLE, "net.ipv4.tcp_syncookies": 1},
+        traffic=_FLOOD,
+    ),
+    Scenario(
+        "syn-flood-without-cookies",
+        mark("the same with tcp_syncookies=0: the SYNs are dropped, and nobody else gets in"),
+        *_FLOODED,
+        sysctls={**_RENEWABLE, "net.ipv4.tcp_syncookies": 0},
+        traffic=_FLOOD,
     ),
     Scenario(
         "accept-queue-full",
-        mark("a program that does not accept: the accept queue of its listener is full"),
+        mark("a program that does not accept: the accept queue of its listener is full, 11 SYNs a second are dropped"),
         Group("LISTEN", 1, backlog=4),
         Group("ESTABLISHED", 5, accepted=False),
+        traffic=Traffic(11),
+    ),
+    Scenario(
+        "reuseport-imbalance",
+        mark("four workers listen on one port (SO_REUSEPORT): one is stuck, its accept queue is full"),
+        Group("LISTEN", 4, backlog=16, reuseport=True),
+        Group("ESTABLISHED", 41, opened="passive"),
+        Group("ESTABLISHED", 17, accepted=False, listener=2),
+    ),
+    Scenario(
+        "close-wait-not-accepted",
+        mark("peers that gave up while they waited for accept(): CLOSE-WAIT that nobody owns"),
+        Group("LISTEN", 1, backlog=64),
+        Group("CLOSE_WAIT", 13, accepted=False),
     ),
     Scenario(
         "close-wait-leak",
@@ -91,6 +120,30 @@ _FAULTS = (
         },
     ),
     Scenario(
+        "time-wait-overflow",
+        mark("more TIME-WAIT than tcp_max_tw_buckets: 101 stand, 13 were cut short"),
+        Group("TIME_WAIT", 101),
+        Group("TIME_WAIT", 13, overflow=True),
+        sysctls={"net.ipv4.tcp_max_tw_buckets": 101},
+    ),
+    Scenario(
+        "connect-unanswered",
+        mark("connections to a peer that never answers: 41 in SYN-SENT"),
+        Group("SYN_SENT", 41, peers=1),
+    ),
+    Scenario(
+        "ghost-sockets",
+        mark("a program keeps the descriptors of 19 connections that the peer has reset: no state counts them"),
+        Group("LISTEN", 1),
+        Group("ESTABLISHED", 23, opened="passive"),
+        Group("ESTABLISHED", 19, opened="passive", reset=True),
+    ),
+    Scenario(
+        "idle",
+        mark("connections on which nobody says anything, without keepalive"),
+        Group("ESTABLISHED", 43),
+    ),
+    Scenario(
         "peer-vanished",
         mark("the peer is gone without a word: data is sent again and again"),
         Group("ESTABLISHED", 7, unacked=1000),
@@ -104,6 +157,18 @@ _FAULTS = (
         "half-close-for-ever",
         mark("we have closed our direction, the peer never closes its own; our program still holds on"),
         Group("FIN_WAIT2", 13),
+    ),
+    Scenario(
+        "fin-wait-2-orphans",
+        mark("closed connections whose peers never close: 59 in FIN-WAIT-2 without an owner"),
+        Group("FIN_WAIT2", 59, orphan=True),
+    ),
+    Scenario(
+        "fin-unanswered",
+        mark("the peer is gone while connections close: FIN is sent again and again"),
+        Group("FIN_WAIT1", 17),
+        Group("CLOSING", 3),
+        Group("LAST_ACK", 13),
     ),
     Scenario(
         "reader-stuck",

@@ -35,6 +35,9 @@ class Group:
     congestion: str = ""  # TCP_CONGESTION
     device: str = ""  # SO_BINDTODEVICE
     backlog: int = 1 << 16  # of listen(2)
+    reuseport: bool = False  # these LISTENs share one port (SO_REUSEPORT)
+    reset: bool = False  # by the peer in the end: the descriptor stays, the connection is in no dump (a ghost)
+    overflow: bool = False  # TIME_WAIT beyond tcp_max_tw_buckets: nothing is left of it but a count
     peers: int = 200  # distinct addresses of the peer
 
     def __post_init__(self) -> None:
@@ -57,6 +60,9 @@ class Group:
             "nobody to write": not self.accepted and bool(self.unacked or self.unsent),
             "the window is either open or zero": bool(self.unacked and self.unsent),
             "only FIN_WAIT2 can be a mini-socket on demand": self.mini and state != TcpState.FIN_WAIT2,
+            "only listeners share a port": self.reuseport and state != TcpState.LISTEN,
+            "only TIME_WAIT overflows": self.overflow and state != TcpState.TIME_WAIT,
+            "no program holds what the peer could reset": self.reset and not self.has_descriptor,
         }
 
     @property
@@ -73,6 +79,12 @@ class Group:
         return self.mini or state in {TcpState.FIN_WAIT1, TcpState.CLOSING, TcpState.LAST_ACK, TcpState.TIME_WAIT}
 
     @property
+    def has_descriptor(self) -> bool:
+        """Whether a program holds a connection with a peer."""
+        connected = self.tcp_state not in _HALF_OPEN | _UNCONNECTED
+        return connected and self.accepted and not self.is_orphan and self.opened != "repair"
+
+    @property
     def needs_listener(self) -> bool:
         """Whether a LISTEN of the same family must be asked for as well."""
         return self.tcp_state == TcpState.SYN_RECV or not self.accepted
@@ -86,12 +98,24 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Traffic:
+    """What the peer goes on doing while a population is held. It leaves the population as it is: see `finwait.lab.traffic`."""
+
+    syns: int  # a second, each from an address of its own, to the first listener of the family
+    family: str = "ipv4"
+    renew: bool = (
+        False  # repeat the SYNs of what is half-open: of a queue more than half full the kernel keeps them 7 s
+    )
+
+
+@dataclass(frozen=True)
 class Spec:
     """A whole population."""
 
     groups: tuple[Group, ...]
     shuffle: int | None = None  # seed of the order of creation; None: group by group
     sysctls: dict[str, str | int] = field(default_factory=dict)  # of the namespace, on top of the holder's own
+    traffic: Traffic | None = None
 
     def __post_init__(self) -> None:
         listening = {group.family for group in self.groups if group.state == "LISTEN" and group.count}
@@ -104,13 +128,14 @@ class Spec:
         """The reverse of ``json.dumps(asdict(spec))``."""
         fields = json.loads(text)
         groups = tuple(Group(**group) for group in fields.pop("groups"))
-        return cls(groups, **fields)
+        traffic = fields.pop("traffic")
+        return cls(groups, traffic=None if traffic is None else Traffic(**traffic), **fields)
 
     def count_by_state(self, *families: str) -> Counter[TcpState]:
-        """How many sockets are asked for in each state, of all families unless some are named."""
+        """How many sockets are to be seen in each state, of all families unless some are named; no ghosts, no overflow."""
         counts: Counter[TcpState] = Counter()
         for group in self.groups:
-            if group.family in (families or FAMILIES):
+            if group.family in (families or FAMILIES) and not (group.reset or group.overflow):
                 counts[group.tcp_state] += group.count
         return +counts
 
