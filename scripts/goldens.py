@@ -12,6 +12,7 @@ DIRECTORY = Path("tests/contract/golden")
 TICKET = "docs/examples/ticket-ss.txt"
 ARTICLE = "docs/examples/ticket-netstat.txt"
 MACHINE = "tests/contract/fixed_machine.py"
+FINWAIT = ""  # finwait itself, no recording
 EXPLAINED = "tests/contract/fixed_explain.py"
 # file: (recording or program, arguments); what goes to standard error stands behind a line of its own in the .txt files
 COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -54,6 +55,35 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "explain_transition.json": (EXPLAINED, ("explain", "transition", "last-ack", "time-wait", "--json")),
     "explain_transition.md": (EXPLAINED, ("explain", "transition", "syn-recv", "established", "--markdown")),
     "explain_state.md": (EXPLAINED, ("explain", "time-wait", "--markdown")),
+    "diagram_states.txt": (TICKET, ("diagram",)),
+    "diagram_states.zh_CN.txt": (TICKET, ("diagram", "--lang", "zh")),
+    "diagram_states.ascii.txt": (TICKET, ("diagram", "--format", "ascii")),
+    "diagram_states.color.txt": (TICKET, ("diagram", "--color", "always")),
+    "diagram_states.svg": (TICKET, ("diagram", "--format", "svg")),
+    "diagram_states.zh_CN.svg": (TICKET, ("diagram", "--format", "svg", "--lang", "zh")),
+    "diagram_states.mmd": (TICKET, ("diagram", "--format", "mermaid")),
+    "diagram_states.dot": (TICKET, ("diagram", "--format", "dot")),
+    "diagram_states.json": (TICKET, ("diagram", "--format", "json")),
+    "diagram_states.md": (TICKET, ("diagram", "--format", "markdown")),
+    "diagram_close.txt": (FINWAIT, ("diagram", "close")),
+    "diagram_close.zh_CN.txt": (FINWAIT, ("diagram", "close", "--lang", "zh")),
+    "diagram_close.ascii.txt": (FINWAIT, ("diagram", "close", "--format", "ascii")),
+    "diagram_close.svg": (FINWAIT, ("diagram", "close", "--format", "svg")),
+    "diagram_close.zh_CN.svg": (FINWAIT, ("diagram", "close", "--format", "svg", "--lang", "zh")),
+    "diagram_close.mmd": (FINWAIT, ("diagram", "close", "--format", "mermaid")),
+    "diagram_close.json": (FINWAIT, ("diagram", "close", "--format", "json")),
+    "diagram_close.md": (FINWAIT, ("diagram", "close", "--format", "markdown")),
+}
+# Pictures that pages show: what is on no host and in no recording.
+IMAGES = Path("docs/images")
+PICTURES: dict[str, tuple[str, ...]] = {
+    "states.svg": ("diagram", "--format", "svg"),
+    "states.zh_CN.svg": ("diagram", "--format", "svg", "--lang", "zh"),
+    **{
+        f"{name}{suffix}.svg": ("diagram", name, "--format", "svg", "--lang", language)
+        for name in ("open", "close")
+        for suffix, language in (("", "en"), (".zh_CN", "zh"))
+    },
 }
 SEPARATOR = "-- standard error --\n"
 _ENCODING_BY_FILE = {"count.ascii.txt": "ascii"}
@@ -62,22 +92,30 @@ _ENCODING_BY_FILE = {"count.ascii.txt": "ascii"}
 def render(root: Path, name: str) -> str:
     """What golden file `name` should hold."""
     recording, arguments = COMMANDS[name]
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        "LC_ALL": "C.UTF-8",
-        "PYTHONIOENCODING": _ENCODING_BY_FILE.get(name, "utf-8"),
-    }
-    if recording.endswith(".py"):
-        command = (sys.executable, recording, *arguments)
-    else:
-        command = (sys.executable, "-m", "finwait", *arguments, "--read", recording)
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, check=True)
+    done = _run(root, recording, arguments, _ENCODING_BY_FILE.get(name, "utf-8"))
     errors = done.stderr.decode()
     if name.endswith(".txt") and errors:
         return done.stdout.decode() + SEPARATOR + errors
     return done.stdout.decode()
 
 
+def _run(root: Path, recording: str, arguments: tuple[str, ...], encoding: str) -> subprocess.CompletedProcess[bytes]:
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "LC_ALL": "C.UTF-8",
+        "PYTHONIOENCODING": encoding,
+    }
+    if recording.endswith(".py"):
+        command = (sys.executable, recording, *arguments)
+    else:
+        command = (sys.executable, "-m", "finwait", *arguments, *(("--read", recording) if recording else ()))
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, check=True)
+
+
 def generate(root: Path) -> dict[Path, str]:
-    """The golden files by path."""
-    return {DIRECTORY / name: render(root, name) for name in COMMANDS}
+    """The golden files and the pictures of pages, by path."""
+    goldens = {DIRECTORY / name: render(root, name) for name in COMMANDS}
+    pictures = {
+        IMAGES / name: _run(root, FINWAIT, arguments, "utf-8").stdout.decode() for name, arguments in PICTURES.items()
+    }
+    return goldens | pictures

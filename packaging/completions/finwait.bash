@@ -50,7 +50,7 @@ _finwait() {
     *:--color) _finwait_reply "$(compgen -W 'auto always never' -- "$current")" ;;
     *:--lang) _finwait_reply "$(compgen -W 'en zh' -- "$current")" ;;
     list:--style) _finwait_reply "$(compgen -W 'finwait ss' -- "$current")" ;;
-    *:--format) _finwait_reply "$(compgen -W 'text ascii mermaid dot json markdown' -- "$current")" ;;
+    *:--format) _finwait_reply "$(compgen -W 'text ascii svg mermaid dot json markdown' -- "$current")" ;;
     *:--as) _finwait_reply "$(compgen -W 'client server' -- "$current")" ;;
     explain:timer) _finwait_reply "$(compgen -W 'syn_retries synack_retries defer_accept retransmit user_timeout persist keepalive delayed_ack orphan_retries fin_wait_2 time_wait' -- "$current")" ;;
     *:state|*:exclude|*:excl) _finwait_reply "$(compgen -W 'ESTABLISHED ESTAB established SYN-SENT syn-sent SYN_SENT syn_sent sync_send sync_sent SYN-RECEIVED SYN-RECV syn-recv SYN_RECV syn_recv syn_received syn_rcvd sync_received sync_recv new_syn_recv FIN-WAIT-1 fin-wait-1 FIN_WAIT1 fin_wait1 fin_wait_1 FIN-WAIT-2 fin-wait-2 FIN_WAIT2 fin_wait2 fin_wait_2 TIME-WAIT time-wait TIME_WAIT time_wait CLOSED UNCONN closed CLOSE close unconnected CLOSE-WAIT close-wait CLOSE_WAIT close_wait LAST-ACK last-ack LAST_ACK last_ack LISTEN listening listen CLOSING closing all connected synchronized bucket big bound-inactive' -- "$current")" ;;

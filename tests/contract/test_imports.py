@@ -112,6 +112,19 @@ def test_only_explain_reads_explanations(arguments: tuple[str, ...]) -> None:
     assert [name for name in watched(*arguments)["loaded"] if name.startswith("finwait.tcp.t")] == []
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("close",), ("--format", "svg"), ("close", "--format", "svg"), ("--format", "svg", "--counts"),
+     ("--format", "dot"), ("--format", "markdown"), ("open", "--format", "markdown"), ("--format", "svg", "--lang", "zh")],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_diagram_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    loaded = watched("diagram", *arguments)["loaded"]
+    assert heavy(loaded) == set()
+    assert ("finwait.render.svg" in loaded) == ("svg" in arguments)
+    assert not any(name.startswith("xml") for name in loaded)
+
+
 def test_capabilities_load_no_numpy() -> None:
     loaded = watched("capabilities")["loaded"]
     assert "finwait.sources.machine" in loaded

@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from finwait.sources.machine import PROBES
+from finwait.tcp.exchanges import EXCHANGES
 from finwait.tcp.timers import SYSCTLS
 from finwait.tcp.transitions import STATES, transitions_from
 
@@ -138,6 +139,44 @@ def test_the_schema_of_explanations_knows_every_state_segment_and_unit() -> None
     sent = {transition.sent for state in STATES for transition in transitions_from(state)}
     assert set(known["way"]["properties"]["sent"]["enum"]) == sent
     assert set(known["sysctl"]["properties"]["unit"]["enum"]) == {unit for _, unit in SYSCTLS.values()}
+
+
+DIAGRAMS = [
+    (),
+    ("states", "--counts", "--whole"),
+    ("--read", "docs/examples/ticket-ss.txt", "--lang", "zh"),
+    ("states", "state", "established", "--source", "proc"),
+    *((name.replace("_", "-"),) for name in EXCHANGES),
+]
+
+
+@pytest.mark.parametrize("arguments", DIAGRAMS, ids=" ".join)
+def test_a_diagram_is_what_its_schema_says(arguments: tuple[str, ...]) -> None:
+    document = json.loads(printed("diagram", "--format", "json", *arguments))
+    document_validator("finwait.diagram-1").validate(document)
+
+
+def test_the_schema_of_diagrams_knows_every_state_segment_and_event() -> None:
+    known = schema("finwait.diagram-1")["$defs"]
+    assert known["token"]["enum"] == [state.token for state in STATES]
+    sent = {transition.sent for state in STATES for transition in transitions_from(state)}
+    assert set(known["transition"]["properties"]["sent"]["enum"]) == sent
+    flags = {step.flags for exchange in EXCHANGES.values() for step in exchange.steps}
+    assert flags <= set(known["step"]["properties"]["flags"]["enum"])
+
+
+def test_the_schema_of_diagrams_refuses_a_mixture() -> None:
+    states = json.loads(printed("diagram", "--format", "json", "--read", RECORDINGS[0]))
+    exchange = json.loads(printed("diagram", "open", "--format", "json"))
+    assert states["complete"] is False  # the recording has no CLOSED, and its warning says so
+    first = {**states["states"][0], "weight": 1.5}
+    wrong = [
+        {**states, "kind": "exchange"}, {**exchange, "complete": False}, {**states, "steps": exchange["steps"]},
+        {**states, "states": [first, *states["states"][1:]]}, {**states, "states": states["states"][1:]},
+    ]  # fmt: skip
+    for document in wrong:
+        with pytest.raises(ValidationError):
+            document_validator("finwait.diagram-1").validate(document)
 
 
 def test_by_state_alone_a_count_has_all_eleven_states() -> None:

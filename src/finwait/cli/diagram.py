@@ -40,7 +40,7 @@ def build_parser() -> CommandParser:
     group.add_argument(
         "--whole",
         action="store_true",
-        help=translate(mark("mermaid, dot, json: also what ends a connection from any state")),
+        help=translate(mark("mermaid, markdown, dot, json: also what ends a connection from any state")),
     )
     group.add_argument("--list", action="store_true", help=translate(mark("name the pictures")))
     add_source_options(parser)
@@ -113,17 +113,21 @@ def _draw_states(options: argparse.Namespace, words: list[str]) -> None:
     if options.format == "json":
         _write_document(options, snapshot, counts)
         return  # warnings are in it
+    notes = [] if snapshot is None else _notes(snapshot)
     if options.format == "svg":
         from finwait.render.state_svg import states_svg
 
-        _write_svg(states_svg(counts))
+        _write_svg(states_svg(counts, notes))
     elif options.format in {"text", "ascii"}:
         _write_picture(options, counts)
     else:
-        from finwait.render import state_graph
+        from finwait.render.state_graph import states_dot, states_markdown, states_mermaid
 
-        write = {"dot": state_graph.states_dot, "mermaid": state_graph.states_mermaid}
-        output.write_lines(write.get(options.format, state_graph.states_markdown)(counts, whole=options.whole))
+        if options.format == "markdown":
+            output.write_lines(states_markdown(counts, notes, whole=options.whole))
+        else:
+            write = states_dot if options.format == "dot" else states_mermaid
+            output.write_lines(write(counts, whole=options.whole))
     if snapshot is not None:
         output.say_notices(snapshot.provenance.notices)
 
@@ -140,6 +144,22 @@ def _count(options: argparse.Namespace, words: list[str]) -> Snapshot:
     from finwait.api import count_for, parse
 
     return count_for(request_of(options), parse(words), ("state",), source=options.source, read=options.read)
+
+
+def _notes(snapshot: Snapshot) -> list[str]:
+    """What is counted, where and when, and what could not be seen."""
+    from time import gmtime, strftime
+
+    from finwait.render.documents import message_of
+    from finwait.text.escape import escape_foreign
+
+    host, seconds = snapshot.provenance.host, snapshot.provenance.taken_to
+    message = translate(mark("sockets: {count}"))
+    if host is not None and seconds is not None:
+        message = translate(mark("sockets on {host}, {time}: {count}"))
+    moment = "" if seconds is None else strftime("%Y-%m-%d %H:%M:%S UTC", gmtime(seconds))
+    caption = message.format(count=snapshot.total, host=escape_foreign(host or "", 255), time=moment)
+    return [caption, *(escape_foreign(message_of(notice), 1000) for notice in snapshot.provenance.notices)]
 
 
 def _counts_by_state(snapshot: Snapshot) -> dict[TcpState, int]:

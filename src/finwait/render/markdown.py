@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +14,11 @@ def fenced(lines: Iterable[str], kind: str = "mermaid") -> Iterator[str]:
     yield f"```{kind}"
     yield from lines
     yield "```"
+
+
+def plain(text: str) -> str:
+    """`text` so that Markdown and HTML take nothing in it for theirs."""
+    return re.sub(r"[\\`*_\[\]<>&|#~]", lambda found: "\\" + found[0], text)
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

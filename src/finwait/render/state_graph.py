@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from finwait.render.explain import who_text
 from finwait.render.labels import label_of, must_act, weight_of
-from finwait.render.markdown import fenced, table
+from finwait.render.markdown import fenced, plain, table
 from finwait.render.sequence import SCHEMA
 from finwait.tcp.state import TcpState
 from finwait.tcp.transitions import STATES, Transition, arrows
@@ -15,7 +15,7 @@ from finwait.text.messages import mark, translate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     Counts = Mapping[TcpState, int]
 
@@ -89,8 +89,8 @@ def states_mermaid(counts: Counts | None = None, *, whole: bool = False) -> Iter
         yield f"    class {state.token} look_{state.token}"
 
 
-def states_markdown(counts: Counts | None = None, *, whole: bool = False) -> Iterator[str]:
-    """The Mermaid diagram, and a table of the states for where nobody draws it."""
+def states_markdown(counts: Counts | None = None, notes: Sequence[str] = (), *, whole: bool = False) -> Iterator[str]:
+    """The Mermaid diagram, a table of the states for where nobody draws it, and what is to be known about the counts."""
     yield from fenced(states_mermaid(counts, whole=whole))
     yield ""
     titles = [mark("State"), mark("Who must act"), mark("It waits for")]
@@ -99,6 +99,8 @@ def states_markdown(counts: Counts | None = None, *, whole: bool = False) -> Ite
         titles.append(mark("Sockets"))
         rows = [[*row, str(counts.get(state, 0))] for state, row in zip(STATES, rows, strict=True)]
     yield from table([translate(title) for title in titles], rows)
+    for note in notes:
+        yield from ("", plain(note))
 
 
 def states_document(

@@ -13,7 +13,7 @@ from finwait.text.messages import mark, translate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from finwait.render.svg import Point
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 840, 752  # px
 BOX_WIDTH, BOX_HEIGHT = 208, 56
+NOTE_ROW = 22  # px, of a line below the picture
 PADDING = 13  # px between a box and what is in it
 NAME_SIZE = 14
 COUNT_SIZES = (16, 14, 13, 12)  # the largest in which all fit beside their names is taken
@@ -87,10 +88,19 @@ ROUTES: tuple[Route, ...] = (
 )  # fmt: skip
 
 
-def states_svg(counts: Counts | None = None) -> Iterator[str]:
-    """Lines of the picture. counts: by state, None for none."""
+def states_svg(counts: Counts | None = None, notes: Sequence[str] = ()) -> Iterator[str]:
+    """Lines of the picture. counts: by state, None for none. notes: what is to be known about them, below the picture: a file
+    goes where nobody sees what stood on standard error.
+    """  # fmt: skip
     title = translate(mark("The states of TCP and what leads from one to another"))
-    yield from svg.document("states", (WIDTH, HEIGHT), title, " ".join(_told(counts)), _parts(counts))
+    told = " ".join([*_told(counts), *notes])
+    lines = [line for note in notes for line in svg.wrap(note, WIDTH - 2 * _LEFT)]
+    parts = [*_parts(counts), *(_note(line, at) for at, line in enumerate(lines))]
+    yield from svg.document("states", (WIDTH, HEIGHT + NOTE_ROW * len(lines)), title, told, parts)
+
+
+def _note(line: str, at: int) -> str:
+    return svg.text(WIDTH / 2, HEIGHT + 8 + NOTE_ROW * at, line, "muted", "middle")
 
 
 def _told(counts: Counts | None) -> Iterator[str]:

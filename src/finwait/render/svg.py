@@ -5,6 +5,8 @@ No custom properties and nothing else that librsvg, Inkscape or a wiki would not
 
 from __future__ import annotations
 
+import re
+
 from finwait.render.labels import MUST_ACT, WHO_ORDER
 from finwait.text.messages import language_in_use, translate
 from finwait.text.width import display_width
@@ -59,6 +61,17 @@ def text_width(text: str, size: float = TEXT_SIZE, *, bold: bool = False) -> flo
     return sum(
         size * (1 if cells == 2 else cells * (BOLD_CELL_EM if bold else CELL_EM)) for cells in map(display_width, text)
     )
+
+
+def wrap(content: str, room: float, size: float = TEXT_SIZE) -> list[str]:
+    """`content` in lines of at most `room` px: broken at spaces, and between Chinese characters."""
+    lines, line = [], ""
+    for piece in re.findall(r"[\u2e80-\uffef]\s*|[^\s\u2e80-\uffef]+\s*", content):
+        if line and text_width(f"{line}{piece}".rstrip(), size) > room:
+            lines.append(line.rstrip())
+            line = ""
+        line += piece
+    return [*lines, line.rstrip()]
 
 
 def document(name: str, size: tuple[int, int], title: str, description: str, parts: Iterable[str]) -> Iterator[str]:

@@ -185,3 +185,4 @@ def test_markdown_of_the_states_has_who_must_act_and_how_many() -> None:
     assert lines[: lines.index("```") + 1] == ["```mermaid", *states_mermaid(COUNTS), "```"]
     assert f"| CLOSE-WAIT | program | the program to call close() | {COUNTS[TcpState.CLOSE_WAIT]} |" in lines
     assert "| State | Who must act | It waits for |" in list(states_markdown())
+    assert list(states_markdown(COUNTS, ["<b>3 sockets on a_b"]))[len(lines) :] == ["", r"\<b\>3 sockets on a\_b"]

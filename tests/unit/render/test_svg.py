@@ -131,6 +131,20 @@ def test_no_text_of_the_states_overlaps_or_is_crossed(counts: dict[TcpState, int
             assert max(corner[1] for corner in text.corners) <= y + BOX_HEIGHT, text
 
 
+@pytest.mark.usefixtures("language")
+def test_notes_stand_below_the_picture_in_lines_that_fit() -> None:
+    notes = ["64 sockets on <web&1>", "what could not be seen " * 20 + "at all", "无法看到的内容" * 30]
+    root = parsed(states_svg(FEW, notes))
+    _assert_legible(root)
+    bare = len(texts_of(parsed(states_svg(FEW))))
+    lines = [text.content for text in texts_of(root)[bare:]]
+    assert "".join(lines).replace(" ", "") == "".join(notes).replace(" ", "")
+    assert len(lines) > len(notes)
+    description = root.find(f"{NAMESPACE}desc")
+    assert description is not None
+    assert notes[0] in (description.text or "")
+
+
 @pytest.mark.parametrize("name", EXCHANGES)
 @pytest.mark.usefixtures("language")
 def test_no_text_of_an_exchange_overlaps_or_is_crossed(name: str) -> None:
