@@ -5,7 +5,7 @@
     python scripts/regenerate.py --populations   also run the examples that need sockets (root or user namespaces)
 
 Message catalogues (docs: CONTRIBUTING.md), docs/commands.md, docs/columns.md, docs/states.md, manual pages, completions, the
-golden files of tests/contract, the output of the console examples in README and docs, wire/bpf_layouts.py.
+golden files of tests/contract, docs/images, the output of the console examples in README and docs, wire/bpf_layouts.py.
 """
 
 from __future__ import annotations
