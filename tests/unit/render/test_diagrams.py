@@ -10,7 +10,7 @@ import pytest
 from finwait.render.labels import EVENT_LABELS, arrow_label, label_of, weight_of
 from finwait.render.sequence import render_sequence, sequence_document, sequence_markdown, sequence_mermaid
 from finwait.render.state_graph import shown_arrows, states_document, states_dot, states_markdown, states_mermaid
-from finwait.render.state_text import ARROWS, BOX, PLACES, render_states
+from finwait.render.state_text import ARROWS, BOX, END, PLACES, render_states
 from finwait.render.transcript import CALLS
 from finwait.tcp.exchanges import EXCHANGES
 from finwait.tcp.state import TcpState
@@ -80,6 +80,25 @@ def test_every_arrow_of_the_text_is_drawn_whole_with_its_label(language: str) ->
             assert "".join(page[row][column : column + display_width(label[0])]) == label[0]
     finally:
         use_language("en")
+
+
+def test_every_arrow_of_the_text_leads_from_box_to_box() -> None:
+    for arrow in ARROWS:
+        assert _distance(arrow.points[0], PLACES[arrow.state]) <= 1, arrow.event
+        if arrow.to is TcpState.CLOSE:  # its name alone, once more
+            row, column = arrow.points[-1]
+            assert row in {END[1] - 1, END[1]}
+            assert END[0] - 2 <= column <= END[0] + len(TcpState.CLOSE.rfc)
+        else:
+            assert _distance(arrow.points[-1], PLACES[arrow.to]) == 1, arrow.event
+
+
+def _distance(point: tuple[int, int], place: tuple[int, int]) -> int:
+    """Cells from a point (row, column) to a box at a place (column, row); 0 within."""
+    row, column = point
+    down = max(place[1] - row, row - (place[1] + 3), 0)
+    across = max(place[0] - column, column - (place[0] + BOX - 1), 0)
+    return max(down, across) if 0 in {down, across} else down + across
 
 
 def test_a_heavy_state_has_a_heavy_border_and_a_light_one_has_not() -> None:
