@@ -111,8 +111,8 @@ def test_a_heavy_state_has_a_heavy_border_and_a_light_one_has_not() -> None:
 
 
 def test_a_weight_is_of_the_logarithm() -> None:
-    counts = {TcpState.CLOSE_WAIT: 999, TcpState.TIME_WAIT: 9}
-    assert [weight_of(state, counts) for state in (*counts, TcpState.LISTEN)] == [1.0, 0.333, 0.0]
+    counts = {TcpState.CLOSE_WAIT: 99, TcpState.TIME_WAIT: 9}
+    assert [weight_of(state, counts) for state in (*counts, TcpState.LISTEN)] == [1.0, 0.5, 0.0]
     assert weight_of(TcpState.LISTEN, None) is None
     assert weight_of(TcpState.LISTEN, dict.fromkeys(TcpState, 0)) == 0
 
