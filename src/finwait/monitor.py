@@ -341,15 +341,13 @@ class Stream:
 
 def _with_netns(batch: Batch, netns: Netns, columns: Sequence[str]) -> Batch:
     """`batch` with the columns that tell its namespace, where they are asked for."""
-    from finwait.sources.namespaces import label
-
     if "netns" not in columns and "netns_cookie" not in columns:
         return batch
     import numpy as np
 
     added = {}
     if netns.cookie is not None or netns.inode is not None or netns.name is not None:
-        added["netns"] = ColumnData(np.zeros(batch.length, dtype="i4"), None, (label(netns),))
+        added["netns"] = ColumnData(np.zeros(batch.length, dtype="i4"), None, (netns.label,))
     if netns.cookie is not None:
         added["netns_cookie"] = ColumnData(np.full(batch.length, netns.cookie, dtype=np.uint64))
     return Batch(batch.length, {**batch.columns, **added}, batch.again)

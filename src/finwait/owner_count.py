@@ -100,10 +100,8 @@ class _Naming:
         return None if group.pid is None else self.names.process(group.pid)
 
     def netns(self, group: OwnedGroup) -> Cell:
-        from finwait.sources.namespaces import label
-
         found: Netns | None = self.netns_by_cookie.get(group.netns_cookie)
-        return f"cookie:{group.netns_cookie}" if found is None else label(found)
+        return f"cookie:{group.netns_cookie}" if found is None else found.label
 
     def user(self, group: OwnedGroup) -> Cell:
         return self.names.user(group.uid)

@@ -17,6 +17,7 @@ COMMANDS = {
     "explain": mark("what a state is, who must act, which timer ends it, and what helps"),
     "diagram": mark("the state diagram with this host's numbers in it, the handshake, the close"),
     "lab": mark("real sockets in any state, to look at and to learn from"),
+    "doctor": mark("what is wrong with this host's TCP, who does it, what to do, and what not to touch"),
     "selftest": mark("known sockets, asked of every source, of ss and netstat: does everybody agree?"),
     "capabilities": mark("what this machine can do for finwait, and what is missing"),
 }

@@ -163,8 +163,8 @@ def _help_width() -> int:
         return 98
 
 
-def add_source_options(parser: CommandParser) -> None:
-    """Where the connections come from."""
+def add_places(parser: CommandParser) -> argparse._ArgumentGroup:
+    """Which namespaces and families, by which source, where the host's file systems are."""
     group = parser.add_argument_group(translate(mark("where to look")))
     family = group.add_mutually_exclusive_group()
     family.add_argument(
@@ -202,6 +202,17 @@ def add_source_options(parser: CommandParser) -> None:
         help=translate(mark("how to read (default: the best that answers)")),
     )
     group.add_argument(
+        "--proc", metavar="DIR", default="/proc", help=translate(mark("where the host's /proc is mounted"))
+    )
+    group.add_argument("--sys", metavar="DIR", default="/sys", help=translate(mark("where the host's /sys is mounted")))
+    group.add_argument("--cgroup", metavar="DIR", help=translate(mark("where the host's cgroup v2 tree is mounted")))
+    return group
+
+
+def add_source_options(parser: CommandParser) -> None:
+    """Where the connections come from."""
+    group = add_places(parser)
+    group.add_argument(
         "--read",
         metavar="FILE",
         help=translate(
@@ -215,25 +226,20 @@ def add_source_options(parser: CommandParser) -> None:
             mark("also write what was read: FILE.diag (ss reads it) or FILE.finwait (with host, times, namespaces)")
         ),
     )
-    group.add_argument(
-        "--proc", metavar="DIR", default="/proc", help=translate(mark("where the host's /proc is mounted"))
-    )
-    group.add_argument("--sys", metavar="DIR", default="/sys", help=translate(mark("where the host's /sys is mounted")))
-    group.add_argument("--cgroup", metavar="DIR", help=translate(mark("where the host's cgroup v2 tree is mounted")))
 
 
-def add_forms(group: argparse._ArgumentGroup) -> argparse._MutuallyExclusiveGroup:
-    """What machines read: options that exclude each other, and any that is added to them."""
+FORMS = {
+    "json": mark("one JSON document"),
+    "ndjson": mark("JSON, one line each"),
+    "csv": mark("comma-separated values"),
+}
+
+
+def add_forms(group: argparse._ArgumentGroup, *names: str) -> argparse._MutuallyExclusiveGroup:
+    """What machines read: options that exclude each other, and any that is added to them. names: of FORMS, all for none."""
     form = group.add_mutually_exclusive_group()
-    form.add_argument(
-        "--json", dest="form", action="store_const", const="json", help=translate(mark("one JSON document"))
-    )
-    form.add_argument(
-        "--ndjson", dest="form", action="store_const", const="ndjson", help=translate(mark("JSON, one line each"))
-    )
-    form.add_argument(
-        "--csv", dest="form", action="store_const", const="csv", help=translate(mark("comma-separated values"))
-    )
+    for name in names or FORMS:
+        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=translate(FORMS[name]))
     return form
 
 

@@ -14,7 +14,6 @@ from finwait.errors import NotPermitted, NotSupported, SourceError
 from finwait.sources.bpf_descriptors import DESCRIPTOR, read_processes
 from finwait.sources.choice import bpf_fallback, may_load_bpf
 from finwait.sources.libbpf import BpfObject, drain
-from finwait.sources.namespaces import label
 from finwait.sources.owners import OwnerIndex, hidden_notice, read_proc_index
 from finwait.sources.proc_fd import read_comm, read_inode, read_protocol
 from finwait.sources.readers import open_readers
@@ -100,7 +99,7 @@ def _by_bpf(netns: Sequence[Netns]) -> Iterator[Batch]:
         return
     pids, inverse = np.unique(held["tgid"], return_inverse=True)
     names = tuple(processes.get(pid, ("?", 0))[0] for pid in pids.tolist())
-    label_by_cookie = {found.cookie: label(found) for found in netns}
+    label_by_cookie = {found.cookie: found.label for found in netns}
     cookies, which = np.unique(held["netns_cookie"], return_inverse=True)
     fields = {"pid": "tgid", "fd": "fd", "inode": "inode", "cookie": "cookie", "uid": "uid", "family": "family",
               "cgroup_id": "cgroup_id", "shutdown": "shutdown", "netns_cookie": "netns_cookie"}  # fmt: skip

@@ -12,7 +12,7 @@ from stat import S_ISREG
 from sys import byteorder
 
 from finwait.errors import FinwaitError, NotPermitted, SourceError, UsageError
-from finwait.table.snapshot import Netns, Notice
+from finwait.table.snapshot import Notice
 from finwait.text.messages import mark
 
 TYPE_CHECKING = False
@@ -274,10 +274,3 @@ def _cookie_if_new(visited: set[int]) -> int:
     if cookie in visited:
         raise _Visited
     return cookie
-
-
-def label(netns: Netns) -> str:
-    """How people call `netns`: its name, else ``net:[inode]`` as in /proc, else its cookie."""
-    if netns.name is not None:
-        return netns.name
-    return f"net:[{netns.inode}]" if netns.inode is not None else f"cookie:{netns.cookie}"

@@ -59,6 +59,13 @@ class Netns:
         self.inode = inode
         self.name = name
 
+    @property
+    def label(self) -> str:
+        """How people call it: its name, else ``net:[inode]`` as in /proc, else its cookie."""
+        if self.name is not None:
+            return self.name
+        return f"net:[{self.inode}]" if self.inode is not None else f"cookie:{self.cookie}"
+
     def __repr__(self) -> str:
         return f"Netns(cookie={self.cookie}, inode={self.inode}, name={self.name!r})"
 

@@ -1,0 +1,172 @@
+"""What a rule is given: the looks at one namespace, who holds its sockets, and the words to ask about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from finwait.errors import Phrase
+from finwait.text.messages import mark
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from finwait.table.batch import Array, Mask
+    from finwait.table.look import Holders, Host, Look
+    from finwait.tcp.state import TcpState
+
+WRAPS_AT = 1 << 32  # counters of 32-bit kernels
+LOOPBACK_V4 = 127
+UNSEEN = mark("some program")
+PROCESS_TEXT = mark("{name} (pid {pid})")
+UNNAMED = mark("pid {pid}")
+
+
+@dataclass
+class Case:
+    """looks: at one namespace, the oldest first, one or more. holders: of the sockets of the last. since_s: for each socket of
+    the last look, for how many seconds at least it has been seen in its state (0.0: just now). others: the other namespaces
+    that were looked at.
+    """  # fmt: skip
+
+    looks: tuple[Look, ...]
+    holders: Holders | None
+    host: Host
+    since_s: Array
+    others: tuple[Case, ...] = ()
+
+    @property
+    def now(self) -> Look:
+        """The last look."""
+        return self.looks[-1]
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds between the first look and the last."""
+        return self.looks[-1].at_s - self.looks[0].at_s
+
+    # -- counters and settings
+
+    def delta(self, name: str) -> int:
+        """By how much a counter has grown; counters of 32 bits wrap."""
+        before, now = self.looks[0].counters[name], self.now.counters[name]
+        return now - before if now >= before else (now - before) % WRAPS_AT
+
+    def was_reset(self, name: str) -> bool:
+        """Whether a counter went back in a way that no wrap explains."""
+        before, now = self.looks[0].counters[name], self.now.counters[name]
+        return now < before and (before >= WRAPS_AT or self.delta(name) > WRAPS_AT // 2)
+
+    def rate(self, name: str) -> float:
+        """Growth of a counter a second."""
+        return self.delta(name) / self.interval_s
+
+    def counter(self, name: str) -> int | None:
+        """Its present value."""
+        return self.now.counters.get(name)
+
+    def number(self, sysctl: str) -> int | None:
+        """A setting that is one whole number."""
+        text = self.now.sysctls.get(sysctl, "")
+        return int(text) if text.lstrip("-").isdigit() else None
+
+    def numbers(self, sysctl: str) -> tuple[int, ...]:
+        """A setting of several numbers; empty where it is not there."""
+        words = self.now.sysctls.get(sysctl, "").split()
+        return tuple(int(word) for word in words) if all(word.isdigit() for word in words) else ()
+
+    # -- sockets
+
+    @property
+    def count(self) -> int:
+        """Sockets of the last look."""
+        return self.now.rows.length
+
+    def values(self, name: str) -> Array:
+        """A column of the last look, zeros where a row has none."""
+        return filled(self.now, name)
+
+    def has(self, name: str) -> Mask:
+        """Which sockets have a value in column `name`."""
+        return self.now.rows.column(name).valid_mask()
+
+    @cached_property
+    def state(self) -> Array:
+        """TcpState's numbers."""
+        return self.values("state")
+
+    def in_state(self, *states: TcpState) -> Mask:
+        """Which sockets are in one of `states`."""
+        return np.isin(self.state, [int(state) for state in states])
+
+    @cached_property
+    def before(self) -> Array:
+        """For each socket its row in the first look, -1 where it was not there."""
+        then, now = filled(self.looks[0], "cookie"), self.values("cookie")
+        if not len(then):
+            return np.full(self.count, -1)
+        order = np.argsort(then, kind="stable")
+        at = np.minimum(np.searchsorted(then[order], now), len(then) - 1)
+        found = order[at]
+        return np.where((then[found] == now) & (now != 0), found, -1)
+
+    def values_before(self, name: str) -> Array:
+        """Column `name` of the first look for each socket of the last; zeros where it was not there."""
+        then = filled(self.looks[0], name)
+        return np.where(self.before >= 0, then[self.before], 0) if len(then) else np.zeros(self.count, then.dtype)
+
+    @cached_property
+    def is_loopback(self) -> Mask:
+        """Whose peer is a loopback address: 127.0.0.0/8, the same mapped into IPv6, ::1."""
+        address, family = self.values("peer_address"), self.values("family")
+        mapped = (address[:, :10] == 0).all(axis=1) & (address[:, 10:12] == 255).all(axis=1)
+        local6 = (address[:, :15] == 0).all(axis=1) & (address[:, 15] == 1)
+        is_v4 = (family == 2) & (address[:, 0] == LOOPBACK_V4)
+        loopback: Mask = is_v4 | ((family == 10) & (local6 | (mapped & (address[:, 12] == LOOPBACK_V4))))
+        return loopback
+
+    # -- owners
+
+    @cached_property
+    def pids(self) -> Array:
+        """The first process that holds each socket, -1 where none does or may be seen."""
+        return np.full(self.count, -1) if self.holders is None else self.holders.first_pids(self.count)
+
+    def by_process(self, mask: Mask) -> Iterator[tuple[int, Array]]:
+        """The sockets of `mask` by the process that holds them (-1: none): (pid, rows), the most sockets first."""
+        rows = np.flatnonzero(mask)
+        pids, inverse, counts = np.unique(self.pids[rows], return_inverse=True, return_counts=True)
+        for at in np.argsort(-counts, kind="stable").tolist():
+            yield int(pids[at]), rows[inverse == at]
+
+    def by_peer(self, mask: Mask, *names: str) -> Iterator[Array]:
+        """The sockets of `mask` that have the same values in the columns `names`: rows, the largest group first."""
+        rows = np.flatnonzero(mask)
+        if not len(rows):
+            return
+        parts = [np.ascontiguousarray(self.values(name)[rows]).reshape(len(rows), -1) for name in names]
+        keys = np.concatenate([part.view(np.uint8).reshape(len(rows), -1) for part in parts], axis=1)
+        _, inverse, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+        for at in np.argsort(-counts, kind="stable").tolist():
+            yield rows[inverse.ravel() == at]
+
+    def who(self, pid: int) -> Phrase:
+        """A process for people; -1 is one that may not be seen."""
+        if pid < 0:
+            return Phrase(UNSEEN)
+        process = self.host.processes.get(pid)
+        if process is None or process.name is None:
+            return Phrase(UNNAMED, pid=pid)
+        return Phrase(PROCESS_TEXT, name=process.name, pid=pid)
+
+
+def filled(look: Look, name: str) -> Array:
+    """Column `name` of `look`, zeros where a row has none."""
+    data = look.rows.column(name)
+    if data.valid is None:
+        return data.values
+    valid = data.valid.reshape(-1, *[1] * (data.values.ndim - 1))
+    return np.where(valid, data.values, 0)

@@ -1,0 +1,52 @@
+"""Both ends of a connection, where both are on this host: in one namespace over loopback, or in two over a veth pair."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from finwait.tcp.state import TcpState
+from finwait.wire.inet_diag import MAPPED_PREFIX
+
+if TYPE_CHECKING:
+    from finwait.diagnosis.case import Case
+    from finwait.table.batch import Array, Mask
+
+_MAPPED = np.frombuffer(MAPPED_PREFIX, dtype=np.uint8)
+
+
+def plain_addresses(case: Case, name: str) -> Array:
+    """The addresses of column `name` as n x 16 bytes, IPv4 mapped into IPv6, so that both families compare."""
+    values, family = case.values(name), case.values("family")
+    mapped = values.copy()
+    v4 = family == 2
+    mapped[v4, 12:] = values[v4, :4]
+    mapped[v4, :12] = _MAPPED
+    return mapped
+
+
+def other_end(case: Case, row: int) -> tuple[Case, int] | None:
+    """The socket whose local and peer ends are the peer and local ends of `row`; a mini-socket too. None where there is none.
+
+    Of several namespaces the own one is searched first: addresses may repeat in namespaces that do not know each other.
+    """
+    local, peer = (plain_addresses(case, name)[row] for name in ("local_address", "peer_address"))
+    ports = (case.values("local_port")[row], case.values("peer_port")[row])
+    for other in (case, *case.others):
+        at = np.flatnonzero(_is_reverse(other, local, peer, *ports))
+        at = at[at != row] if other is case else at
+        if len(at):
+            return other, int(at[0])
+    return None
+
+
+def _is_reverse(case: Case, local: Array, peer: Array, local_port: int, peer_port: int) -> Mask:
+    """Which sockets of `case` see `local` as their peer and `peer` as their own address."""
+    near: Mask = (case.values("local_port") == peer_port) & (case.values("peer_port") == local_port)
+    near &= ~case.in_state(TcpState.LISTEN, TcpState.CLOSE)
+    if not near.any():
+        return near
+    near &= (plain_addresses(case, "local_address") == peer).all(axis=1)
+    near &= (plain_addresses(case, "peer_address") == local).all(axis=1)
+    return near

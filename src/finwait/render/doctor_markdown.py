@@ -1,0 +1,80 @@
+"""What the doctor found as Markdown, for a ticket or a colleague."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from finwait.render.doctor import SEVERITY_WORDS, duration_text, evidence_text, owner_text, verdict_text
+from finwait.render.documents import timestamp
+from finwait.text.escape import escape_foreign
+from finwait.text.messages import localize, mark, translate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from finwait.table.finding import Diagnosis, Endpoint, Finding
+
+_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|"})
+
+
+def doctor_markdown(diagnosis: Diagnosis) -> Iterator[str]:
+    """The whole page, a section a finding."""
+    yield f"# {_plain(translate(mark('TCP of {host}')).format(host=diagnosis.provenance.host))}"
+    yield ""
+    yield f"**{_plain(verdict_text(diagnosis))}** ({timestamp(diagnosis.provenance.taken_to)})"
+    for finding in diagnosis.findings:
+        yield ""
+        yield from _section(finding)
+    if diagnosis.unchecked:
+        yield ""
+        yield f"## {translate(mark('Not checked'))}"
+        yield ""
+        for one in diagnosis.unchecked:
+            yield f"- `{one.rule}`: {_plain(localize(one.reason))}"
+
+
+def _section(finding: Finding) -> Iterator[str]:
+    word = translate(SEVERITY_WORDS[finding.severity])
+    yield f"## {word}: {_plain(localize(finding.title))}"
+    yield ""
+    yield f"- {translate(mark('rule'))}: `{finding.rule}`"
+    for owner in finding.owners:
+        yield f"- {translate(mark('who'))}: {_plain(owner_text(owner))}"
+    if finding.since_s is not None and finding.since_s >= 1:
+        since = translate(mark("at least {duration} ago")).format(duration=duration_text(finding.since_s))
+        yield f"- {translate(mark('since'))}: {since}"
+    yield f"- {translate(mark('numbers'))}: {_plain(evidence_text(finding.evidence))}"
+    yield ""
+    yield localize(finding.meaning)
+    yield ""
+    yield f"**{translate(mark('do'))}**: {localize(finding.remedy)}"
+    if finding.avoid is not None:
+        yield ""
+        yield f"**{translate(_DONT)}**: {localize(finding.avoid)}"
+    if finding.connections:
+        yield ""
+        yield from _table(finding)
+    yield ""
+    yield f"{translate(mark('see it'))}: `{finding.command}`; {translate(mark('source'))}: {'; '.join(finding.sources)}"
+
+
+_DONT = mark("don't")
+
+
+def _table(finding: Finding) -> Iterator[str]:
+    titles = [translate(title) for title in (mark("state"), mark("local"), mark("peer"), mark("who"))]
+    yield f"| {' | '.join(titles)} |"
+    yield "| --- | --- | --- | --- |"
+    for endpoint in finding.connections:
+        yield _row(endpoint)
+
+
+def _row(endpoint: Endpoint) -> str:
+    owner = "" if endpoint.owner is None else owner_text(endpoint.owner)
+    cells = (endpoint.state, endpoint.local, endpoint.peer, owner)
+    return f"| {' | '.join(map(_plain, cells))} |"
+
+
+def _plain(text: str) -> str:
+    """Text that no Markdown reader takes for markup."""
+    return escape_foreign(text, 1000).translate(_SPECIAL)
