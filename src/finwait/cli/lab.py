@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import select
 import sys
 import time
 
 from finwait.cli.parser import CommandParser
-from finwait.errors import FinwaitError, UsageError
+from finwait.errors import FinwaitError, SourceError, UsageError
 from finwait.text.messages import mark, translate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from finwait.lab.population import Population
     from finwait.tcp.exchanges import Exchange
@@ -72,6 +73,16 @@ def build_parser() -> CommandParser:
         help=translate(mark("hold them for S seconds (default: until COMMAND ends, without one until Ctrl-C)")),
     )
     group = parser.add_argument_group(translate(mark("output")))
+    group.add_argument(
+        "--transcript",
+        metavar="FILE",
+        help=translate(
+            mark(
+                "write there who sent what when, and the states of both ends: of an exchange, or of the first connection of each "
+                "kind ('-': standard output, before COMMAND runs)"
+            )
+        ),
+    )
     group.add_argument("--list", action="store_true", help=translate(mark("name the scenarios")))
     group.add_argument(
         "--lang", metavar="LANG", help=translate(mark("language of messages: en or zh (default: from the locale)"))
@@ -101,7 +112,7 @@ def run(arguments: Sequence[str]) -> int:
     made, exchange = _asked(options)
     try:
         with made as population:
-            if exchange is not None:
+            if exchange is not None or options.transcript is not None:
                 _write_transcript(exchange, options, population)
             return _use(population, options)
     except FinwaitError as error:
@@ -117,14 +128,14 @@ def _asked(options: argparse.Namespace) -> tuple[Population, Exchange | None]:
     from finwait.lab.population import PlayedExchange, Population
     from finwait.lab.scenarios import find_scenario
 
-    family = FAMILIES[options.family or 2]
+    family, is_recorded = FAMILIES[options.family or 2], options.transcript is not None
     scenario = find_scenario(options.filter[0]) if options.filter else None
     if scenario is None:
-        return Population(parse_population(options.filter, options.family)), None
+        return Population(parse_population(options.filter, options.family), is_recorded=is_recorded), None
     if len(options.filter) > 1:
         raise UsageError("one scenario at a time: '{word}' is too much", word=options.filter[1])
     if scenario.exchange is None:
-        return Population(scenario.spec(family)), None
+        return Population(scenario.spec(family), is_recorded=is_recorded), None
     options.end = options.end or scenario.kernel_end
     return PlayedExchange(scenario.exchange.name, options.end, family), scenario.exchange
 
@@ -137,17 +148,39 @@ def _list_scenarios() -> None:
     write_lines(f"{name:{width}}{translate(scenario.title)}" for name, scenario in SCENARIOS.items())
 
 
-def _write_transcript(exchange: Exchange, options: argparse.Namespace, population: Population) -> None:
-    """What happened; on stderr where stdout is COMMAND's."""
-    from finwait.lab.population import PlayedExchange
-    from finwait.render.transcript import render_transcript
-
-    assert isinstance(population, PlayedExchange)
-    stream = sys.stdout if options.command is None else sys.stderr
+def _write_transcript(exchange: Exchange | None, options: argparse.Namespace, population: Population) -> None:
+    """What happened; where no file is named, on stderr if stdout is COMMAND's."""
+    if options.transcript not in {None, "-"}:
+        try:
+            with open(options.transcript, "w", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in _transcript(exchange, options, population, unicode=True))
+        except OSError as error:
+            raise SourceError(
+                "cannot write {path}: {reason}", path=options.transcript, reason=os.strerror(error.errno or 0)
+            ) from error
+        return
+    stream = sys.stdout if options.command is None or options.transcript else sys.stderr
     unicode = (stream.encoding or "ascii").lower().startswith("utf")
-    for line in render_transcript(exchange, options.end, population.steps, unicode=unicode):
-        stream.write(f"{line}\n")
+    stream.writelines(f"{line}\n" for line in _transcript(exchange, options, population, unicode=unicode))
     stream.flush()
+
+
+def _transcript(
+    exchange: Exchange | None, options: argparse.Namespace, population: Population, *, unicode: bool
+) -> Iterator[str]:
+    from finwait.lab.population import PlayedExchange
+    from finwait.render.transcript import render_recorded, render_transcript
+
+    if exchange is not None:
+        assert isinstance(population, PlayedExchange)
+        yield from render_transcript(exchange, options.end, population.steps, unicode=unicode)
+        return
+    for trace in population.transcript:
+        yield from render_recorded(trace, unicode=unicode)
+        yield ""
+    if population.spec.traffic is not None:
+        text = translate(mark("while they are held: {count} SYNs a second, each from an address of its own"))
+        yield text.format(count=population.spec.traffic.syns)
 
 
 def _use(population: Population, options: argparse.Namespace) -> int:

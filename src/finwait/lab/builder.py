@@ -24,6 +24,8 @@ from finwait.tcp.state import TcpState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from finwait.lab.recorder import Recorder
+
 NEAR_IPV4 = IPv4Address("10.77.0.1")
 NEAR_IPV6 = IPv6Address("fd77::1")
 GATEWAY_IPV4 = IPv4Address("10.77.0.2")  # one neighbour, however many addresses the peer has
@@ -65,14 +67,23 @@ def enter_repaired_connection(sock: socket.socket, local: tuple[str, int], peer:
 class _Connection:
     """One connection while it is being made: the group it is for, its near socket, its far end."""
 
-    def __init__(self, group: Group, sock: socket.socket | None, far: FarEnd, cookie: int | None) -> None:
-        self.group, self.sock, self.far, self.cookie = group, sock, far, cookie
+    def __init__(
+        self,
+        group: Group,
+        sock: socket.socket | None,
+        far: FarEnd,
+        cookie: int | None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.group, self.sock, self.far, self.cookie, self.recorder = group, sock, far, cookie, recorder
 
     def close(self) -> None:
         """End the near end's direction and, where the FIN can leave, wait until the peer has seen it."""
         assert self.sock is not None
         if self.group.mini:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, 60)
+        if self.recorder is not None:
+            self.recorder.call("close()" if self.group.is_orphan else "shutdown(SHUT_WR)")
         if self.group.is_orphan:
             self.sock.close()
             self.sock = None
@@ -101,11 +112,12 @@ class _Connection:
 class Builder:
     """Makes the sockets of a spec one by one and remembers what it made."""
 
-    def __init__(self, spec: Spec, peer: TcpPeer) -> None:
+    def __init__(self, spec: Spec, peer: TcpPeer, recorder: Recorder | None = None) -> None:
         self.held: list[HeldSocket] = []
         self.ghosts: list[HeldSocket] = []  # a descriptor each; in no dump
         self._spec = spec
         self._peer = peer
+        self._recorder = recorder
         self._open: list[socket.socket] = []
         self._listeners: dict[str, list[socket.socket]] = {}
         self._sharing: dict[str, list[socket.socket]] = {}  # listeners of one port
@@ -123,7 +135,11 @@ class Builder:
             random.Random(self._spec.shuffle).shuffle(singles)  # noqa: S311 - an order, no secret
         singles.sort(key=lambda group: (group.state != "LISTEN", not group.accepted, group.overflow))
         for group in singles:
+            if self._recorder is not None:
+                self._recorder.begin(group)
             self._make(group)
+            if self._recorder is not None:
+                self._recorder.end(group)
             self.rearm_time_waits()
         for members in self._sharing.values():
             reuseport.let_kernel_choose(members[0])
@@ -168,6 +184,7 @@ class Builder:
 
     def _make_listen(self, group: Group) -> None:
         sharing = self._sharing.setdefault(group.family, []) if group.reuseport else []
+        self._call("listen()")
         sock = self._listen(group, sharing[0].getsockname()[1] if sharing else self._next_listen_port)
         sharing.append(sock)
         self._next_listen_port += 1
@@ -176,6 +193,7 @@ class Builder:
 
     def _make_bound(self, group: Group) -> None:
         sock = self._socket(group)
+        self._call("bind()")
         sock.bind((_text(_near(group.family), group), 0))
         self._hold(group, sock, ("0.0.0.0" if group.family == "ipv4" else "::", 0))
 
@@ -215,6 +233,7 @@ class Builder:
         sock = self._socket(group)
         address, port = self._next_far(group)
         peer = (_text(address, group), port)
+        self._call("connect(), TCP_REPAIR")
         enter_repaired_connection(sock, (_text(_near(group.family), group), 0), peer)
         sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)
         self._hold(group, sock, peer)
@@ -222,7 +241,7 @@ class Builder:
     def _open_actively(self, group: Group) -> _Connection:
         sock, far = self._send_syn(group)
         far.answer_syn()
-        return _Connection(group, sock, far, read_cookie(sock))
+        return _Connection(group, sock, far, read_cookie(sock), self._recorder)
 
     def _open_passively(self, group: Group) -> _Connection:
         listener = self._listener(group)
@@ -230,12 +249,13 @@ class Builder:
         far.open()
         if not group.accepted:
             return _Connection(group, None, far, None)
+        self._call("accept()")
         listener.settimeout(self._peer.timeout)
         sock, peer = listener.accept()
         assert ip_address(peer[0]) in {far.address, ip_address(_text(far.address, group))}, (peer, far)
         sock.setblocking(False)
         _set_options(sock, group)
-        return _Connection(group, sock, far, read_cookie(sock))
+        return _Connection(group, sock, far, read_cookie(sock), self._recorder)
 
     def _fill_queues(self, connection: _Connection) -> None:
         group = connection.group
@@ -245,12 +265,14 @@ class Builder:
         remaining = group.unacked + group.unsent
         if remaining and connection.sock is not None:
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * remaining)
+            self._call(f"send({remaining})")
             while remaining:
                 remaining -= connection.sock.send(bytes(remaining))
 
     def _send_syn(self, group: Group) -> tuple[socket.socket, FarEnd]:
         sock = self._socket(group)
         address, port = self._next_far(group)
+        self._call("connect()")
         error = sock.connect_ex((_text(address, group), port))
         if error != errno.EINPROGRESS:
             raise OSError(error, f"connect to {address} port {port}: {os.strerror(error)}")
@@ -262,7 +284,14 @@ class Builder:
         return self._far_end(group, address, 10000 + self._opened // group.peers, listener.getsockname()[1])
 
     def _far_end(self, group: Group, address: IPv4Address | IPv6Address, port: int, near_port: int) -> FarEnd:
-        return FarEnd(self._peer, address, port, _near(group.family), near_port, window=0 if group.unsent else 65535)
+        far = FarEnd(self._peer, address, port, _near(group.family), near_port, window=0 if group.unsent else 65535)
+        if self._recorder is not None:
+            self._recorder.follow(far)
+        return far
+
+    def _call(self, name: str) -> None:
+        if self._recorder is not None:
+            self._recorder.call(name)
 
     def _next_far(self, group: Group) -> tuple[IPv4Address | IPv6Address, int]:
         self._opened += 1

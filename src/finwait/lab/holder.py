@@ -25,6 +25,7 @@ from finwait.lab.builder import GATEWAY_IPV4, GATEWAY_IPV6, NEAR_IPV4, NEAR_IPV6
 from finwait.lab.links import lay_cable
 from finwait.lab.peer import TcpPeer
 from finwait.lab.playing import play
+from finwait.lab.recorder import Recorder
 from finwait.lab.spec import HeldSocket, Spec
 from finwait.lab.stage import NotShown, Stage
 from finwait.tcp.exchanges import CLIENT, EXCHANGES, SERVER, Exchange
@@ -99,6 +100,7 @@ def main() -> int:
     """The holder process. What goes wrong is told as a line of JSON: ``errno`` and ``error``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", help="JSON: {groups: [{state, count, family, ...}], shuffle: seed}")
+    parser.add_argument("--transcript", action="store_true", help="tell what was sent, too")
     parser.add_argument("--exchange", choices=EXCHANGES, help="play this instead")
     parser.add_argument("--end", choices=(CLIENT, SERVER), default=CLIENT, help="which end of it is the kernel's")
     parser.add_argument("--family", choices=("ipv4", "ipv6"), default="ipv4")
@@ -112,7 +114,7 @@ def main() -> int:
     _say({"entered": os.getpid()})
     try:
         if spec is not None:
-            _build_and_hold(spec)
+            _build_and_hold(spec, is_recorded=options.transcript)
         else:
             _play_and_hold(EXCHANGES[options.exchange], options.end, options.family)
     except (OSError, TimeoutError, NotShown) as error:
@@ -128,9 +130,8 @@ def _play_and_hold(exchange: Exchange, end: str, family: str) -> None:
     address = ip_address("10.77.1.1" if family == "ipv4" else "fd77::1:1")
     stage = Stage(TcpPeer("far"), address)
     namespace.write_sysctls(BRIEF_TIMERS)
-    steps = []
-    for at, (_, shown) in enumerate(play(exchange, stage, end)):
-        steps.append([at, shown, round(time.monotonic() - began, 6)])
+    began_at = time.time()
+    steps = [[n, shown, round(at - began_at, 6)] for n, (shown, at) in enumerate(play(exchange, stage, end))]
     _say(
         {"pid": os.getpid(), "steps": steps, "sockets": [], "ghosts": [], "seconds": round(time.monotonic() - began, 3)}
     )
@@ -138,14 +139,17 @@ def _play_and_hold(exchange: Exchange, end: str, family: str) -> None:
     stage.close()
 
 
-def _build_and_hold(spec: Spec) -> None:
+def _build_and_hold(spec: Spec, *, is_recorded: bool) -> None:
     began = time.monotonic()
-    builder = Builder(spec, TcpPeer("far"))
+    peer = TcpPeer("far")
+    recorder = Recorder(peer) if is_recorded else None
+    builder = Builder(spec, peer, recorder)
     builder.build()
     _await_exactly(builder.held)
     sockets, ghosts = ([list(asdict(one).values()) for one in those] for those in (builder.held, builder.ghosts))
     seconds = round(time.monotonic() - began, 3)
-    _say({"pid": os.getpid(), "sockets": sockets, "ghosts": ghosts, "seconds": seconds})
+    transcript = [] if recorder is None else recorder.facts()
+    _say({"pid": os.getpid(), "sockets": sockets, "ghosts": ghosts, "seconds": seconds, "transcript": transcript})
     hold(*builder.chores())
 
 

@@ -14,7 +14,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -191,6 +191,20 @@ def count_by_state() -> Counter[int]:
 def read_rows(states: int = ALL_STATES) -> list[Row]:
     """Every TCP socket of both families in the own namespace."""
     return [_parse_row(message) for family in (AF_INET, AF_INET6) for message in _walk(family, states)]
+
+
+def look_up(local: tuple[IPv4Address | IPv6Address, int], peer: tuple[IPv4Address | IPv6Address, int]) -> Row | None:
+    """The connection of these addresses and ports, without a walk; None where there is none."""
+    family = AF_INET if peer[0].version == 4 else AF_INET6
+    sockid = _SOCKID.pack(local[1], peer[1], local[0].packed.ljust(16, b"\0"), peer[0].packed.ljust(16, b"\0"))
+    request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, ALL_STATES, sockid + bytes(4) + b"\xff" * 8)  # any cookie
+    with _open_sock_diag() as netlink:
+        netlink.send(_NLMSGHDR.pack(16 + len(request), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, 1, 0) + request)
+        answer = netlink.recv(1 << 12)
+    if _NLMSGHDR.unpack_from(answer)[1] == NLMSG_ERROR:
+        return None
+    row = _parse_row(answer[16:])
+    return row if row.peer == (str(peer[0]), peer[1]) else None  # else a listener that would take it
 
 
 def destroy(row: Row) -> None:

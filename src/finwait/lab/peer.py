@@ -15,8 +15,18 @@ import struct
 import time
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TYPE_CHECKING, Protocol
 
 from finwait.lab.links import FAR_MAC, NEAR_MAC
+
+if TYPE_CHECKING:
+
+    class Watch(Protocol):
+        """Is told of a segment and of the time at which it was put on the wire."""
+
+        def __call__(self, at: float, segment: Segment, *, is_sent: bool) -> None:
+            """is_sent: by the peer."""
+
 
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
 
@@ -26,10 +36,12 @@ ETH_P_IPV6 = 0x86DD
 SOL_PACKET = 263
 PACKET_QDISC_BYPASS = 20
 PACKET_IGNORE_OUTGOING = 23
+SO_TIMESTAMPNS = 35
 
 _ETHERNET = struct.Struct("!6s6sH")
 _IPV4 = struct.Struct("!BBHHHBBH4s4s")
 _IPV6 = struct.Struct("!IHBB16s16s")
+_TIMESPEC = struct.Struct("@qq")
 _TCP = struct.Struct("!HHIIBBHHH")
 _IPV4_DF = 0x4000
 _MSS = 1400
@@ -108,12 +120,17 @@ def parse_frame(frame: bytes) -> Segment | None:
 
 
 class TcpPeer:
-    """The far end of the veth pair: sends and receives segments, knows no connection."""
+    """The far end of the veth pair: sends and receives segments, knows no connection. sent_at, received_at: CLOCK_REALTIME in s
+    at which the last segment was put on the wire, and at which the kernel put the last there that was looked at.
+    """  # fmt: skip
 
     def __init__(self, interface: str, *, timeout: float = 10.0, deaf: bool = False) -> None:
         self.timeout = timeout
+        self.sent_at = self.received_at = 0.0
+        self.watch: Watch | None = None  # is told of every segment
         self._packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._packets.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+        self._packets.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         # Without its carrier the far end came up with the noop qdisc, which drops until linkwatch replaces it.
         self._packets.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
         self._packets.bind((interface, 0 if deaf else ETH_P_ALL))  # deaf: only sends, and costs the kernel no copies
@@ -133,19 +150,42 @@ class TcpPeer:
 
     def send(self, segment: Segment) -> None:
         """Put `segment` on the wire."""
-        self._packets.send(self.build_frame(segment))
+        frame = self.build_frame(segment)
+        self.sent_at = time.time()
+        if self.watch is not None:
+            self.watch(self.sent_at, segment, is_sent=True)
+        self._packets.send(frame)
 
     def receive(self, deadline: float) -> Segment:
         """The next segment from the kernel, whichever connection it belongs to. Raises TimeoutError at `deadline`."""
         while (remaining := deadline - time.monotonic()) > 0:
             self._packets.settimeout(remaining)
             try:
-                segment = parse_frame(self._packets.recv(1 << 17))
+                segment = self._read()
             except TimeoutError:
                 break
             if segment is not None:
                 return segment
         raise TimeoutError("the kernel sent no segment")
+
+    def drain(self) -> None:
+        """Look at every segment that the kernel has sent so far."""
+        self._packets.setblocking(False)
+        try:
+            while True:
+                self._read()
+        except BlockingIOError:
+            return
+
+    def _read(self) -> Segment | None:
+        frame, stamps, _, _ = self._packets.recvmsg(1 << 17, socket.CMSG_SPACE(_TIMESPEC.size))
+        segment = parse_frame(frame)
+        if segment is not None and stamps:
+            seconds, nanoseconds = _TIMESPEC.unpack(stamps[0][2])
+            self.received_at = seconds + nanoseconds / 1e9
+            if self.watch is not None:
+                self.watch(self.received_at, segment, is_sent=False)
+        return segment
 
 
 @dataclass(slots=True)

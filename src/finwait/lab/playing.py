@@ -5,8 +5,10 @@ Every state that the exchange gives to the kernel's end is awaited in sock_diag,
 
 from __future__ import annotations
 
+import time
+
 from finwait.lab.stage import WAYS, Stage, find_event
-from finwait.tcp.exchanges import CLIENT, SERVER, Exchange, Step
+from finwait.tcp.exchanges import CLIENT, SEGMENT, SERVER, TIMER, Exchange, Step
 from finwait.tcp.state import TcpState
 
 TYPE_CHECKING = False
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
 _NOT_WAITED_FOR = frozenset({"timeout_time_wait"})
 
 
-def play(exchange: Exchange, stage: Stage, end: str) -> Iterator[tuple[Step, TcpState]]:
-    """(step, what the kernel shows then) of every step up to the first clock that is not waited for. end: the kernel's.
+def play(exchange: Exchange, stage: Stage, end: str) -> Iterator[tuple[TcpState, float]]:
+    """(what the kernel shows then, when it happened) of every step up to the first clock that is not waited for. end: the
+    kernel's. A segment happens when it is put on the wire, by CLOCK_REALTIME in s.
 
     Raises NotShown where the kernel does otherwise.
     """
@@ -30,9 +33,21 @@ def play(exchange: Exchange, stage: Stage, end: str) -> Iterator[tuple[Step, Tcp
     for step in exchange.steps:
         if step.event in _NOT_WAITED_FOR:
             return
+        at = time.time()
         if step.event is not None and step.acts == end:
             shown = stage.play(find_event(shown, step.event)).after
-        yield step, shown
+        yield shown, _time_of(step, stage, end, at)
+
+
+def _time_of(step: Step, stage: Stage, end: str, before: float) -> float:
+    """When `step` happened that began `before`, or that led to nothing."""
+    if step.kind == TIMER:
+        return time.time()
+    if step.kind == SEGMENT and step.end == end:
+        return stage.time_of_kernels(step.flags or "", before)
+    if step.kind == SEGMENT and step.arrives:
+        return stage.time_of_peers()
+    return before
 
 
 def _go_to(stage: Stage, state: TcpState, *, is_server: bool) -> None:

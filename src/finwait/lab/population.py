@@ -35,11 +35,16 @@ _PATIENCE_S = 10.0  # for a holder that was told to end
 class Population:
     """A holder process and what it holds; a context manager. Entering raises NotPermitted or SourceError."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, *, is_recorded: bool = False) -> None:
         self.spec = spec
-        self._arguments: tuple[str, ...] = ("--spec", json.dumps(asdict(spec)))
+        self._arguments: tuple[str, ...] = (
+            "--spec",
+            json.dumps(asdict(spec)),
+            *(("--transcript",) if is_recorded else ()),
+        )
         self.sockets: list[HeldSocket] = []
         self.ghosts: list[HeldSocket] = []  # descriptors whose connection is gone; their state is what it was
+        self.transcript: list[dict[str, Any]] = []  # of each group's first connection, where it is asked for
         self.seconds = 0.0  # that it took to make them
         self._holder: subprocess.Popen[str] | None = None
         self._namespaces: list[int] = []  # descriptors of the holder's: user namespace, where it has one, and network
@@ -70,6 +75,7 @@ class Population:
     def _take(self, facts: dict[str, Any]) -> None:
         """Keep what the holder says of what it made."""
         self.seconds = facts["seconds"]
+        self.transcript = facts.get("transcript", [])
         for those, told in ((self.sockets, facts["sockets"]), (self.ghosts, facts["ghosts"])):
             for state, family, local, peer, cookie, inode, fd in told:
                 those.append(HeldSocket(state, family, tuple(local), tuple(peer), cookie, inode, fd))

@@ -79,6 +79,7 @@ class Stage:
         )
         self._settings = frozenset[str]()
         self._next = 0  # what the far end would acknowledge, had it taken all that it saw
+        self._seen: list[tuple[int, float]] = []  # flags and times of the kernel's segments that were awaited
         self._began = time.monotonic()
 
     def close(self) -> None:
@@ -146,7 +147,21 @@ class Stage:
         except TimeoutError:
             raise NotShown(f"the kernel sent no {sent}") from None
         self._next = max(self._next, segment.next_seq)
+        self._seen.append((segment.flags & ~PSH, self._peer.received_at))
         return segment
+
+    def time_of_kernels(self, flags: str, otherwise: float) -> float:
+        """When the kernel sent the next segment with `flags`, by CLOCK_REALTIME in s; `otherwise` where none was awaited."""
+        wanted = sum(flag for name, flag in _FLAGS if name in flags.split(",")) & ~PSH
+        for at, (seen, seconds) in enumerate(self._seen):
+            if seen == wanted:
+                del self._seen[: at + 1]
+                return seconds
+        return otherwise
+
+    def time_of_peers(self) -> float:
+        """When the peer sent its last segment, by CLOCK_REALTIME in s."""
+        return self._peer.sent_at
 
     # the program
 

@@ -1,4 +1,4 @@
-"""A played exchange as text: what each end did, the segments between them, and the states of both after each."""
+"""What happened between this kernel and the scripted peer, as text: calls, segments, and the states of both after each."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from finwait.text.width import display_width, pad_right
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Any
 
     from finwait.tcp.exchanges import Exchange, Step
 
 MIDDLE = 26  # cells of the arrow and what stands on it
+RECORDED_WIDTH = 22  # cells of the kernel's column
+LEFT = {
+    "reset": mark("reset by the peer, the descriptor still open"),
+    "overflow": mark("cut short: tcp_max_tw_buckets is reached"),
+}
 CALLS = {
     "passive_open": "listen()", "active_open": "connect()", "send": "send()", "close": "close()",
     "shutdown_write": "shutdown(SHUT_WR)", "abort": "close(), SO_LINGER 0",
@@ -39,6 +45,45 @@ def render_transcript(
         yield f"{'':8}  {pad_right('  ' + client.rfc, width)}  {'':{MIDDLE}}    {server.rfc}"
 
 
+def render_recorded(trace: dict[str, Any], *, unicode: bool = True) -> Iterator[str]:
+    """Lines: how the first connection of a group was made, as `finwait.lab.recorder` tells it, and how many more there are."""
+    kernel, peer = translate(mark("this kernel")), translate(mark("scripted peer"))
+    yield _headline(trace)
+    yield f"{'ms':>8}  {pad_right(kernel, RECORDED_WIDTH)}  {'':{MIDDLE}}  {peer}"
+    for at, what, sender, seq, ack, length, shown, far in trace["entries"]:
+        left = what if not sender else ""
+        middle = (
+            _recorded_arrow(what, seq, ack, length, from_kernel=sender == "kernel", unicode=unicode) if sender else ""
+        )
+        yield f"{at * 1000:8.1f}  {pad_right(left, RECORDED_WIDTH)}  {middle}".rstrip()
+        states = TcpState(shown).rfc, TcpState(far).rfc if trace["ends"] else ""
+        yield f"{'':8}    {pad_right(states[0], RECORDED_WIDTH - 2)}  {'':{MIDDLE}}    {states[1]}".rstrip()
+    if trace["count"] > 1:
+        more = translate(mark("{count} more in the same way, the last at {ms:.1f} ms"))
+        yield more.format(count=trace["count"] - 1, ms=trace["last_s"] * 1000)
+
+
+def _headline(trace: dict[str, Any]) -> str:
+    words = [TcpState[trace["state"]].rfc]
+    if trace["left"]:
+        words.append(translate(LEFT[trace["left"]]))
+    if trace["ends"]:
+        near, near_port, far, far_port = trace["ends"]
+        words.append(f"{_endpoint(near, near_port)} - {_endpoint(far, far_port)}")
+    return ", ".join(words)
+
+
+def _endpoint(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _recorded_arrow(flags: str, seq: int, ack: int | None, length: int, *, from_kernel: bool, unicode: bool) -> str:
+    text = f" {flags} {seq}"
+    text += f":{seq + length}" if length else ""
+    text += f" ack {ack} " if ack is not None else " "
+    return _pointed(text, to_right=from_kernel, arrives=True, unicode=unicode)
+
+
 def _cells(step: Step, *, unicode: bool) -> tuple[str, str, str]:
     if step.kind == SEGMENT:
         return "", _arrow(step, unicode=unicode), ""
@@ -47,13 +92,17 @@ def _cells(step: Step, *, unicode: bool) -> tuple[str, str, str]:
 
 
 def _arrow(step: Step, *, unicode: bool) -> str:
+    text = f" {step.flags} seq={step.seq}" + (f" ack={step.ack}" if step.ack else "") + " "
+    text = text if len(text) <= MIDDLE - 4 else f" {step.flags} "
+    return _pointed(text, to_right=step.end == CLIENT, arrives=step.arrives, unicode=unicode)
+
+
+def _pointed(text: str, *, to_right: bool, arrives: bool, unicode: bool) -> str:
     """``── FIN,ACK ──▶``; a segment that does not arrive ends in a cross."""
     line = "─" if unicode else "-"
     head, tail = ("▶", "◀") if unicode else (">", "<")
-    if not step.arrives:
+    if not arrives:
         head = tail = "╳" if unicode else "x"
-    text = f" {step.flags} seq={step.seq}" + (f" ack={step.ack}" if step.ack else "") + " "
-    text = text if len(text) <= MIDDLE - 4 else f" {step.flags} "
-    if step.end == CLIENT:
+    if to_right:
         return f"{line}{text}".ljust(MIDDLE - 1, line) + head
     return tail + f"{text}{line}".rjust(MIDDLE - 1, line)
