@@ -11,6 +11,8 @@ import numpy as np
 
 from finwait.diagnosis.case import Case, filled
 from finwait.errors import FinwaitError, NotPermitted, NotSupported, SourceError
+from finwait.query.parser import parse_filter
+from finwait.query.pushdown import push_down
 from finwait.sources.census import FALLBACK
 from finwait.sources.counters import (
     count_descriptors,
@@ -23,13 +25,16 @@ from finwait.sources.namespaces import open_inside
 from finwait.sources.owners import OwnerJoin
 from finwait.sources.readers import SockDiagReader, open_readers
 from finwait.table.batch import Batch, concatenate
+from finwait.table.bindings import Bindings
 from finwait.table.columns import extensions_for
 from finwait.table.look import LOOK_COLUMNS, PLAIN_COLUMNS, Holders, Host, Look, Process
 from finwait.table.request import Request
 from finwait.table.snapshot import Notice, Provenance
+from finwait.tcp.state import TcpState
+from finwait.wire.inet_diag import ALL_STATES_MASK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from finwait.sources.archive import Recorder
     from finwait.sources.readers import Reader
@@ -165,6 +170,8 @@ class Examiner:
         settings = f"{roots.proc if place.path is None else '/proc'}/sys/net"
         sysctls = open_inside(place, lambda: read_settings(settings))
         look = Look(reader.netns, at_s, wall_s, rows, counters, sysctls)
+        if info and isinstance(reader, SockDiagReader):
+            look.explicit = _read_explicit(reader, sysctls)
         return look, None if join is None else _holders_of(join.join(rows, reader))
 
     def _host(self, join: OwnerJoin) -> Host:
@@ -202,6 +209,21 @@ class Examiner:
         return Host(
             processes, not codes & {"ghosts_not_told_apart", "ghosts_not_seen"}, hidden, page_size=self.host.page_size
         )
+
+
+def _read_explicit(reader: SockDiagReader, sysctls: Mapping[str, str]) -> Array | None:
+    """Cookies of the sockets that bind() gave a port of the ephemeral range, accepted ones not among them; the kernel picks
+    them out (INET_DIAG_BC_AUTO). None where the range is not known.
+    """  # fmt: skip
+    words = sysctls.get("ipv4.ip_local_port_range", "").split()
+    if len(words) != 2:
+        return None
+    first, last = map(int, words)
+    wanted = parse_filter(f"sport >= :{first} and sport <= :{last} and not autobound")
+    narrowed = push_down(wanted, Bindings(port_range=(first, last)))
+    request = Request(states=ALL_STATES_MASK & ~(1 << TcpState.TIME_WAIT), bytecode=narrowed.bytecode)
+    found = [batch.column("cookie").values for batch in reader.batches(request, ("state", "cookie"), [])]
+    return np.concatenate(found) if found else np.zeros(0, np.uint64)
 
 
 def _whole(batches: Sequence[Batch], columns: Sequence[str]) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from finwait.diagnosis import closing
+from finwait.diagnosis import closing, ports
 from finwait.errors import UsageError
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from finwait.diagnosis.rule import Rule
 
-RULES: tuple[Rule, ...] = (*closing.RULES,)
+RULES: tuple[Rule, ...] = (*closing.RULES, *ports.RULES)
 RULE_BY_ID = {rule.id: rule for rule in RULES}
 
 

@@ -108,7 +108,7 @@ def _owners(rule: Rule, case: Case) -> Unchecked | None:
 
 
 def _tcp_info(rule: Rule, case: Case) -> Unchecked | None:
-    if "last_ack_recv_ms" in case.now.rows.columns or not case.count:
+    if "last_ack_recv_ms" in case.now.rows.columns or not (case.values("inode") != 0).any():
         return None
     return Unchecked(rule.id, "no_tcp_info", Phrase(NO_TCP_INFO), Phrase(SOCK_DIAG))
 

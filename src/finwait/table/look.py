@@ -29,7 +29,8 @@ LOOK_COLUMNS = PLAIN_COLUMNS + INFO_COLUMNS
 class Look:
     """One network namespace at one moment. at_s: seconds of CLOCK_BOOTTIME; wall_s: since the epoch. rows: LOOK_COLUMNS, a row
     for each socket. counters: as the kernel's files name them, ``TcpExt.ListenOverflows``, ``sockstat.TCP.orphan``,
-    ``conntrack.drop``. sysctls: of /proc/sys/net, ``ipv4.tcp_tw_reuse``. What the kernel lacks is not in them.
+    ``conntrack.drop``. sysctls: of /proc/sys/net, ``ipv4.tcp_tw_reuse``. What the kernel lacks is not in them. explicit:
+    cookies of the sockets that bind() gave a port of the ephemeral range; None where nobody asked.
     """  # fmt: skip
 
     netns: Netns
@@ -38,6 +39,7 @@ class Look:
     rows: Batch
     counters: Mapping[str, int] = field(default_factory=dict)
     sysctls: Mapping[str, str] = field(default_factory=dict)
+    explicit: Array | None = None
 
 
 @dataclass(slots=True)
