@@ -185,7 +185,7 @@ def test_no_port_is_left_where_ports_are_exhausted() -> None:
 
 def test_a_population_beyond_the_ports_says_what_the_kernel_said() -> None:
     few_ports = {"net.ipv4.ip_local_port_range": "10000 10003"}
-    with pytest.raises(SourceError, match=r"connect to 10\.77\.1\.0 port 443: Cannot assign requested address"):
+    with pytest.raises(SourceError, match=r": connect to 10\.77\.1\.0 port 443: Cannot assign requested address"):
         Population(Spec((Group("SYN_SENT", 5, peers=1),), None, few_ports)).__enter__()
 
 

@@ -96,6 +96,13 @@ def _say(facts: dict[str, object]) -> None:
         os.close(1)
 
 
+def _reason(error: Exception) -> str:
+    """Without the number, which is told beside it; a file's name is kept."""
+    if isinstance(error, OSError) and error.strerror and error.filename is None:
+        return error.strerror
+    return str(error)
+
+
 def main() -> int:
     """The holder process. What goes wrong is told as a line of JSON: ``errno`` and ``error``."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -109,7 +116,7 @@ def main() -> int:
     try:
         enter_peered_namespace({} if spec is None else spec.sysctls)
     except (OSError, FinwaitError) as error:
-        _say({"step": "namespace", "errno": getattr(error, "errno", None), "error": str(error)})
+        _say({"step": "namespace", "errno": getattr(error, "errno", None), "error": _reason(error)})
         return 1
     _say({"entered": os.getpid()})
     try:
@@ -118,7 +125,7 @@ def main() -> int:
         else:
             _play_and_hold(EXCHANGES[options.exchange], options.end, options.family)
     except (OSError, TimeoutError, NotShown) as error:
-        _say({"step": "sockets", "errno": getattr(error, "errno", None), "error": str(error)})
+        _say({"step": "sockets", "errno": getattr(error, "errno", None), "error": _reason(error)})
         return 1
     finally:
         namespace.destroy_all()
