@@ -255,6 +255,7 @@ def examine(
     *,
     source: str = "auto",
     for_s: float = 5.0,
+    owners: bool = True,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Examiner:
     """Two looks `for_s` seconds apart; one where that is 0. Raises SourceError, NotPermitted, NotSupported."""
@@ -263,7 +264,7 @@ def examine(
         began = boot_clock()
         examiner.look(owners=False, info=False)
         sleep(max(for_s - (boot_clock() - began), 0))
-    examiner.look()
+    examiner.look(owners=owners)
     return examiner
 
 

@@ -6,8 +6,7 @@ import os
 import sys
 
 from finwait.cli import output
-from finwait.cli.parser import OptionsParser, add_color, add_forms, add_language, add_places, request_of
-from finwait.errors import UsageError
+from finwait.cli.parser import OptionsParser, add_color, add_forms, add_language, add_places, request_of, seconds
 from finwait.text.messages import mark, translate
 
 TYPE_CHECKING = False
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 DESCRIPTION = mark("Judge the TCP of this host: what is wrong, who does it, what to do, and what not to touch.")
 DEFAULT_SECONDS = 5.0
-MOST_SECONDS = 86_400.0
 
 
 def build_parser() -> CommandParser:
@@ -84,17 +82,6 @@ def build_parser() -> CommandParser:
     add_color(group)
     add_language(group)
     return parser
-
-
-def seconds(word: str) -> float:
-    """A time for --for. Raises UsageError."""
-    try:
-        found = float(word)
-    except ValueError:
-        found = -1.0
-    if not 0 <= found <= MOST_SECONDS:
-        raise UsageError("'{word}' is no number of seconds from 0 to 86400", word=word)
-    return found
 
 
 def run(arguments: Sequence[str]) -> int:

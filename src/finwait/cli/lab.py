@@ -8,7 +8,7 @@ import select
 import sys
 import time
 
-from finwait.cli.parser import CommandParser
+from finwait.cli.parser import CommandParser, add_language, seconds
 from finwait.errors import FinwaitError, SourceError, UsageError
 from finwait.text.messages import mark, translate
 
@@ -26,10 +26,6 @@ OWN_FAILURE = 125  # as in env(1) and timeout(1): the command's own codes are al
 class _Parser(CommandParser):
     """Its words are populations, and everything behind ``--`` is a command."""
 
-    def format_help(self) -> str:
-        """The help; a lab has no columns."""
-        return argparse.ArgumentParser.format_help(self)
-
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """The options, ``filter`` the words before ``--``, ``command`` those behind it."""
         words = list(arguments)
@@ -44,14 +40,22 @@ class _Parser(CommandParser):
 
 def build_parser() -> CommandParser:
     """The command's parser."""
-    parser = _Parser("lab", translate(DESCRIPTION))
-    parser.usage = "%(prog)s [OPTIONS] STATE=N...|SCENARIO [-- COMMAND]"
+    parser = _Parser("lab", translate(DESCRIPTION), "STATE=N...|SCENARIO [-- COMMAND]")
+    parser.epilog = translate(
+        mark("COMMAND runs inside; its exit code is the lab's (126, 127: it did not start; 125: the lab failed).")
+    )
     parser.add_argument(
         "filter",
         nargs="*",
         metavar="STATE=N",
         help=translate(mark("so many sockets in that state: TIME_WAIT=150 SYN_RECV=21; or the name of a scenario")),
     )
+    _add_population(parser)
+    _add_output(parser)
+    return parser
+
+
+def _add_population(parser: CommandParser) -> None:
     group = parser.add_argument_group(translate(mark("population")))
     family = group.add_mutually_exclusive_group()
     family.add_argument(
@@ -72,6 +76,9 @@ def build_parser() -> CommandParser:
         metavar="S",
         help=translate(mark("hold them for S seconds (default: until COMMAND ends, without one until Ctrl-C)")),
     )
+
+
+def _add_output(parser: CommandParser) -> None:
     group = parser.add_argument_group(translate(mark("output")))
     group.add_argument(
         "--transcript",
@@ -84,21 +91,7 @@ def build_parser() -> CommandParser:
         ),
     )
     group.add_argument("--list", action="store_true", help=translate(mark("name the scenarios")))
-    group.add_argument(
-        "--lang", metavar="LANG", help=translate(mark("language of messages: en or zh (default: from the locale)"))
-    )
-    return parser
-
-
-def seconds(word: str) -> float:
-    """A number of seconds, for argparse. Raises UsageError."""
-    try:
-        number = float(word)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 86_400:
-        raise UsageError("--hold is a number of seconds up to 86400, not '{word}'", word=word)
-    return number
+    add_language(group)
 
 
 def run(arguments: Sequence[str]) -> int:

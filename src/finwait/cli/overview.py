@@ -18,6 +18,7 @@ COMMANDS = {
     "diagram": mark("the state diagram with this host's numbers in it, the handshake, the close"),
     "lab": mark("real sockets in any state, to look at and to learn from"),
     "doctor": mark("what is wrong with this host's TCP, who does it, what to do, and what not to touch"),
+    "ports": mark("how much of the range of ephemeral ports each destination uses"),
     "selftest": mark("known sockets, asked of every source, of ss and netstat: does everybody agree?"),
     "capabilities": mark("what this machine can do for finwait, and what is missing"),
 }

@@ -35,6 +35,7 @@ OPTIONS_WITH_VALUE = frozenset({
 
 
 LEAST_HELP_WIDTH = 20
+MOST_SECONDS = 86_400.0
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -291,3 +292,14 @@ def whole_number(word: str) -> int:
     if not digits:
         raise UsageError("'{word}' is not a whole number from 1 on", word=word)
     return int(digits)
+
+
+def seconds(word: str) -> float:
+    """A time for ``--for``, for argparse. Raises UsageError."""
+    try:
+        found = float(word)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= MOST_SECONDS:
+        raise UsageError("'{word}' is no number of seconds from 0 to 86400", word=word)
+    return found

@@ -1,7 +1,7 @@
 """The port budget: for every (local address, peer, peer port) how much of the range of ephemeral ports is in use.
 
-connect() finds a port for each such destination anew: one port serves many destinations. What takes a port away from all of
-them is bind(): a port that some socket was bound to is not considered (net/ipv4/inet_hashtables.c, __inet_hash_connect). A TIME-WAIT
+connect() finds a port for each such destination anew: one port serves many. What takes a port away from all of
+them is bind(): a port that some socket was bound to is not considered (net/ipv4/inet_hashtables.c). A TIME-WAIT
 that tcp_tw_reuse lets go does not count. The kernel searches an even number of ports, so of an odd range it may miss the last.
 """
 
