@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from finwait.sources.readers import Reader
     from finwait.table.batch import Array
 
+ALL_EXTENSIONS = 0xFF  # a recording holds all that the kernel tells
 _OWNER_COLUMNS = frozenset({"pid", "fd", "owner_kind", "matched_by"})
 
 
@@ -123,6 +124,18 @@ class Examiner:
         provenance.taken_to = time.time()
         self.looked += 1
 
+    def look_and_record(self, record: Callable[[], Recorder] | None, *, owners: bool = True, info: bool = True) -> None:
+        """Look once more, and keep what was seen where `record` makes something that keeps it."""
+        if record is None:
+            self.look(owners=owners, info=info)
+            return
+        recorder = record()
+        try:
+            self.look(owners=owners, info=info, recorder=recorder)
+            recorder.finish(self.provenance)
+        finally:
+            recorder.abandon()
+
     def cases(self) -> list[Case]:
         """One for each namespace of the last look, the first one's first."""
         cases = [
@@ -156,7 +169,8 @@ class Examiner:
         place = reader.place  # type: ignore[attr-defined]
         roots = self.request.roots
         columns = LOOK_COLUMNS if info else PLAIN_COLUMNS
-        request = Request(extensions=extensions_for(columns), roots=roots, family=self.request.family)
+        extensions = extensions_for(columns) if recorder is None else ALL_EXTENSIONS
+        request = Request(extensions=extensions, roots=roots, family=self.request.family)
         at_s, wall_s = boot_clock(), time.time()
         if recorder is not None and isinstance(reader, SockDiagReader):
             recorder.begin(place, reader.netns)
@@ -257,14 +271,17 @@ def examine(
     for_s: float = 5.0,
     owners: bool = True,
     sleep: Callable[[float], None] = time.sleep,
+    record: Callable[[], Recorder] | None = None,
 ) -> Examiner:
-    """Two looks `for_s` seconds apart; one where that is 0. Raises SourceError, NotPermitted, NotSupported."""
+    """Two looks `for_s` seconds apart; one where that is 0. owners: whether to look who holds the sockets. record: makes what
+    keeps a look. Raises SourceError, NotPermitted, NotSupported.
+    """  # fmt: skip
     examiner = Examiner(request, source=source, window_s=for_s * 4 + 1)
     if for_s > 0:
         began = boot_clock()
-        examiner.look(owners=False, info=False)
+        examiner.look_and_record(record, owners=False, info=record is not None)
         sleep(max(for_s - (boot_clock() - began), 0))
-    examiner.look(owners=owners)
+    examiner.look_and_record(record, owners=owners)
     return examiner
 
 

@@ -59,7 +59,7 @@ def _judge(rule: Rule, cases: Sequence[Case], limits: Mapping[str, float], diagn
     lacks: list[Unchecked] = []
     judged = False
     for case in cases:
-        lack = next(_lacks(rule, case), None)
+        lack = _worst(_lacks(rule, case))
         if lack is not None:
             lacks.append(lack)
             if not lack.code.endswith("_partly"):
@@ -71,13 +71,29 @@ def _judge(rule: Rule, cases: Sequence[Case], limits: Mapping[str, float], diagn
     diagnosis.unchecked.extend(lacks[:1])
 
 
+def lack_here(rule: Rule, cases: Sequence[Case]) -> Unchecked | None:
+    """Why `rule` cannot be judged on this machine, or only in part, however long one looks."""
+    found = [_worst(_lacks_of(rule, case)) for case in (cases[:1] if rule.scope == HOST else cases)]
+    return found[0] if found and all(lack is not None for lack in found) else None
+
+
+def _worst(lacks: Iterator[Unchecked]) -> Unchecked | None:
+    """One that keeps the rule from being judged at all, else the first."""
+    found = list(lacks)
+    return next((lack for lack in found if not lack.code.endswith("_partly")), found[0] if found else None)
+
+
 def _lacks(rule: Rule, case: Case) -> Iterator[Unchecked]:
-    """What `rule` reads and `case` does not have, the most general first. A code that ends in ``_partly`` does not keep the
+    """What `rule` reads and `case` does not have. A code that ends in ``_partly`` does not keep the
     rule from being judged by what can be seen.
     """  # fmt: skip
     if TWO_LOOKS in rule.reads and len(case.looks) < 2:
         yield Unchecked(rule.id, "one_look", Phrase(ONE_LOOK), Phrase(LONGER))
         return
+    yield from _lacks_of(rule, case)
+
+
+def _lacks_of(rule: Rule, case: Case) -> Iterator[Unchecked]:
     for name in rule.reads:
         lack = _lack(rule, name, case)
         if lack is not None:

@@ -36,12 +36,17 @@ SIDES = {"guilty": mark("must act"), "waiting": mark("waits")}
 _RFC_BY_TOKEN = {state.token: state.rfc for state in TcpState}
 
 
+def page_columns(columns: int | None) -> int:
+    """How wide a page is on a terminal of so many columns, None for none."""
+    return max(min(columns or USUAL_COLUMNS, USUAL_COLUMNS), LEAST_COLUMNS)
+
+
 class DoctorPage:
     """style: colours. columns: of the terminal, None for none."""
 
     def __init__(self, style: Style, columns: int | None = None) -> None:
         self.style = style
-        self.columns = max(min(columns or USUAL_COLUMNS, USUAL_COLUMNS), LEAST_COLUMNS)
+        self.columns = page_columns(columns)
         self.label_cells = max(display_width(translate(label)) for label in LABELS.values()) + 2
 
     def lines(self, diagnosis: Diagnosis) -> Iterator[str]:

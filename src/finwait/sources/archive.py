@@ -13,6 +13,7 @@ import time
 from finwait.errors import ParseError, Phrase, SourceError, UsageError
 from finwait.sources.bindings import read_interface_names
 from finwait.sources.capabilities import probe_closed_visible
+from finwait.sources.counters import SECRETS
 from finwait.sources.namespaces import Place, open_inside
 from finwait.sources.recording import RawDumpReader, Recording
 from finwait.table.snapshot import Netns, Notice, Provenance
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from zipfile import ZipFile
 
     from finwait.sources.readers import Reader
+    from finwait.wire.masking import Mask
 
     Result = TypeVar("Result")
 
@@ -56,7 +58,7 @@ def open_archive(file: BinaryIO, name: str) -> Recording:
         if archive is not None:
             archive.close()
         file.close()
-        if isinstance(error, _damages()):
+        if isinstance(error, damages()):
             raise ParseError(NOT_AN_ARCHIVE, path=name, reason=_reason(error)) from error
         raise
 
@@ -77,7 +79,7 @@ def _read_manifest(archive: ZipFile, file: BinaryIO, name: str) -> Recording:
     return Recording(readers, provenance, (archive, file), shows_closed=manifest["shows_closed"] is True)
 
 
-def _damages() -> tuple[type[Exception], ...]:
+def damages() -> tuple[type[Exception], ...]:
     """What reading a damaged archive or its manifest raises; RecursionError is a RuntimeError, BadZipFile none of them."""
     from struct import error as struct_error
     from zipfile import BadZipFile
@@ -145,7 +147,7 @@ class _Part:
         """Bytes read into `buffer`, 0 at the end."""
         try:
             return self._file.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
-        except _damages() as error:
+        except damages() as error:
             raise ParseError(NOT_AN_ARCHIVE, path=self._path, reason=_reason(error)) from error
 
     def close(self) -> None:
@@ -156,9 +158,13 @@ class _Part:
 class Recorder:
     """Writes a recording beside its place and puts it there when it is whole: a failure leaves what was there before."""
 
-    def __init__(self, path: str) -> None:
-        """Raises UsageError for a name that ends in neither .diag nor .finwait, SourceError where it cannot be written."""
+    def __init__(self, path: str, mask: Mask | None = None) -> None:
+        """mask: other addresses and names for those that are written.
+
+        Raises UsageError for a name that ends in neither .diag nor .finwait, SourceError where it cannot be written.
+        """
         self.path = path
+        self.mask = mask
         self.partial = f"{path}.{os.getpid()}.part"
         if not path.endswith((".diag", ".finwait")):
             raise UsageError("--record writes X.diag (ss reads it) or X.finwait, not '{path}'", path=path)
@@ -189,9 +195,11 @@ class Recorder:
             {
                 "cookie": netns.cookie,
                 "inode": netns.inode,
-                "name": netns.name,
+                "name": self._masked("netns", netns.name),
                 "file": name,
-                "interfaces": {str(index): text for index, text in read_interface_names(place).items()},
+                "interfaces": {
+                    str(index): self._masked("interface", text) for index, text in read_interface_names(place).items()
+                },
                 "sysctls": open_inside(place, _read_sysctls),
                 "counters": open_inside(place, _read_counters),
             }
@@ -200,7 +208,8 @@ class Recorder:
 
     def write(self, datagram: memoryview) -> None:
         """Keep the sockets of one datagram. Raises SourceError where they cannot be written."""
-        self._written(lambda: self.part.write(socket_messages(datagram)))
+        messages = socket_messages(datagram)
+        self._written(lambda: self.part.write(messages if self.mask is None else self.mask.messages(messages)))
 
     def end(self) -> None:
         """The namespace's sockets were all written. Raises SourceError where they cannot be."""
@@ -223,6 +232,9 @@ class Recorder:
         self.file.close()
         os.replace(self.partial, self.path)
 
+    def _masked(self, kind: str, name: str | None) -> str | None:
+        return name if self.mask is None else self.mask.name(kind, name)
+
     def _written(self, write: Callable[[], Result]) -> Result:
         try:
             return write()
@@ -244,7 +256,7 @@ class Recorder:
         return {
             "schema": SCHEMA,
             "finwait": __version__,
-            "host": provenance.host,
+            "host": self._masked("host", provenance.host),
             "boot_id": _read_line("/proc/sys/kernel/random/boot_id"),
             "kernel": os.uname().release,
             "taken_from": self.began[0],
@@ -286,7 +298,7 @@ def _read_sysctls() -> dict[str, str]:
         known = sorted(os.listdir(f"{_SYSCTL_DIR}/ipv4"))
     except OSError:
         known = []  # no /proc: the sockets are worth keeping all the same
-    names = [*_SYSCTLS, *(f"ipv4/{name}" for name in known if name.startswith("tcp_"))]
+    names = [*_SYSCTLS, *(f"ipv4/{name}" for name in known if name.startswith("tcp_") and name not in SECRETS)]
     values = {name: _read_line(f"{_SYSCTL_DIR}/{name}") for name in names}
     return {name: value for name, value in values.items() if value is not None}
 

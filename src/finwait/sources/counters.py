@@ -24,6 +24,7 @@ _FILES: dict[str, Callable[[str], dict[str, int]]] = {
     "sockstat6": parse_sockstat,
     "stat/nf_conntrack": parse_conntrack_stat,
 }
+SECRETS = frozenset({"tcp_fastopen_key"})  # whoever has it can open connections in another's name
 SYSCTL_NAMES = (
     "core.somaxconn",
     "ipv4.ip_local_port_range",
@@ -56,7 +57,7 @@ def read_settings(directory: str) -> dict[str, str]:
         known = sorted(os.listdir(f"{directory}/ipv4"))
     except OSError:
         known = []
-    names = (*SYSCTL_NAMES, *(f"ipv4.{name}" for name in known if name.startswith("tcp_")))
+    names = (*SYSCTL_NAMES, *(f"ipv4.{name}" for name in known if name.startswith("tcp_") and name not in SECRETS))
     found = {name: _read(f"{directory}/{name.replace('.', '/')}") for name in names}
     return {name: " ".join(text.split()) for name, text in found.items() if text is not None}
 
