@@ -128,7 +128,7 @@ class Spec:
         """The reverse of ``json.dumps(asdict(spec))``."""
         fields = json.loads(text)
         groups = tuple(Group(**group) for group in fields.pop("groups"))
-        traffic = fields.pop("traffic")
+        traffic = fields.pop("traffic", None)
         return cls(groups, traffic=None if traffic is None else Traffic(**traffic), **fields)
 
     def count_by_state(self, *families: str) -> Counter[TcpState]:
