@@ -24,6 +24,7 @@ from finwait.sources.counters import (
 from finwait.sources.namespaces import open_inside
 from finwait.sources.owners import OwnerJoin
 from finwait.sources.readers import SockDiagReader, open_readers
+from finwait.sources.sysctl_files import read_sysctl_files
 from finwait.table.batch import Batch, concatenate
 from finwait.table.bindings import Bindings
 from finwait.table.columns import extensions_for
@@ -220,9 +221,9 @@ class Examiner:
             for pid in sorted(pids | ghosts.keys())
         }
         hidden = 0 if join.index is None else len(join.index.hidden)
-        return Host(
-            processes, not codes & {"ghosts_not_told_apart", "ghosts_not_seen"}, hidden, page_size=self.host.page_size
-        )
+        seen = not codes & {"ghosts_not_told_apart", "ghosts_not_seen"}
+        settings = read_sysctl_files("/" if proc == "/proc" else f"{proc}/1/root")
+        return Host(processes, seen, hidden, settings, self.host.page_size)
 
 
 def _read_explicit(reader: SockDiagReader, sysctls: Mapping[str, str]) -> Array | None:

@@ -52,17 +52,19 @@ class Case:
 
     def delta(self, name: str) -> int:
         """By how much a counter has grown; counters of 32 bits wrap."""
-        before, now = self.looks[0].counters[name], self.now.counters[name]
-        return now - before if now >= before else (now - before) % WRAPS_AT
+        return grown(self.looks[0].counters[name], self.now.counters[name])
 
     def was_reset(self, name: str) -> bool:
         """Whether a counter went back in a way that no wrap explains."""
-        before, now = self.looks[0].counters[name], self.now.counters[name]
-        return now < before and (before >= WRAPS_AT or self.delta(name) > WRAPS_AT // 2)
+        return went_back(self.looks[0].counters[name], self.now.counters[name])
 
     def rate(self, name: str) -> float:
         """Growth of a counter a second."""
         return self.delta(name) / self.interval_s
+
+    def growth(self, name: str) -> int:
+        """As `delta`, of a counter that a rule can do without: 0 where a look does not have it, or it went back."""
+        return growth_between(self.looks[0], self.now, name)
 
     def counter(self, name: str) -> int | None:
         """Its present value."""
@@ -170,3 +172,19 @@ def filled(look: Look, name: str) -> Array:
         return data.values
     valid = data.valid.reshape(-1, *[1] * (data.values.ndim - 1))
     return np.where(valid, data.values, 0)
+
+
+def grown(before: int, now: int) -> int:
+    """By how much a counter has grown; counters of 32 bits wrap."""
+    return now - before if now >= before else (now - before) % WRAPS_AT
+
+
+def went_back(before: int, now: int) -> bool:
+    """Whether a counter went back in a way that no wrap explains."""
+    return now < before and (before >= WRAPS_AT or grown(before, now) > WRAPS_AT // 2)
+
+
+def growth_between(first: Look, last: Look, name: str) -> int:
+    """By how much a counter has grown; 0 where a look does not have it, or it went back."""
+    before, now = first.counters.get(name), last.counters.get(name)
+    return 0 if before is None or now is None or went_back(before, now) else grown(before, now)

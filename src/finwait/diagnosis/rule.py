@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from finwait.table.finding import CRITICAL, WARNING
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
@@ -64,3 +66,10 @@ class Rule:
     avoid: str | None = None
     scope: str = NAMESPACE
     states: tuple[TcpState, ...] = ()
+
+
+def graded(value: float, limits: Mapping[str, float], unit: str) -> str | None:
+    """The severity of `value`: above the limits ``critical_UNIT`` and ``warning_UNIT``; None where it is not above."""
+    if value > limits[f"critical_{unit}"]:
+        return CRITICAL
+    return WARNING if value > limits[f"warning_{unit}"] else None

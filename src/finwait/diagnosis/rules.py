@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from finwait.diagnosis import closing, ports
+from finwait.diagnosis import beside, closing, established, host, opening, ports, queues
 from finwait.errors import UsageError
 
 if TYPE_CHECKING:
@@ -12,7 +12,15 @@ if TYPE_CHECKING:
 
     from finwait.diagnosis.rule import Rule
 
-RULES: tuple[Rule, ...] = (*closing.RULES, *ports.RULES)
+RULES: tuple[Rule, ...] = (
+    *queues.RULES,
+    *closing.RULES,
+    *ports.RULES,
+    *opening.RULES,
+    *established.RULES,
+    *host.RULES,
+    *beside.RULES,
+)
 RULE_BY_ID = {rule.id: rule for rule in RULES}
 
 

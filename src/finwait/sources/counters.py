@@ -27,6 +27,7 @@ _FILES: dict[str, Callable[[str], dict[str, int]]] = {
 SECRETS = frozenset({"tcp_fastopen_key"})  # whoever has it can open connections in another's name
 SYSCTL_NAMES = (
     "core.somaxconn",
+    "ipv4.ip_forward",
     "ipv4.ip_local_port_range",
     "ipv4.ip_local_reserved_ports",
     "netfilter.nf_conntrack_count",
