@@ -9,6 +9,8 @@ import re
 import sys
 from pathlib import Path
 
+from finwait.diagnosis.rules import RULES
+from finwait.render.doctor_markdown import DONT
 from finwait.render.explain import Explainer
 from finwait.render.explain_markdown import MarkdownPage
 from finwait.table.columns import ALIASES, BOOL, COLUMNS, ENDPOINT, NUMBER
@@ -21,13 +23,17 @@ from scripts.commands import COMMANDS, SUMMARIES, build_parser
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
+    from finwait.diagnosis.rule import Rule
     from finwait.table.columns import Column
 
 PAGES = tuple(
-    Path("docs") / name for name in ("commands.md", "columns.md", "columns.zh_CN.md", "states.md", "states.zh_CN.md")
-)
+    Path("docs") / name
+    for name in (
+        "commands.md", "columns.md", "columns.zh_CN.md", "states.md", "states.zh_CN.md", "rules.md", "rules.zh_CN.md",
+    )
+)  # fmt: skip
 REGION = re.compile(r"(?<=^<!-- generated: )(?P<name>.+?) -->\n.*?(?=^<!-- /generated -->$)", re.MULTILINE | re.DOTALL)
 # argparse prints `-N NETNS, --net NETNS` up to Python 3.12 and `-N, --net NETNS` from 3.13 on; the files are of the former.
 HELP_IS_STABLE = sys.version_info < (3, 13)
@@ -122,6 +128,30 @@ def _explanations(language: str, what: str) -> Callable[[], str]:
     return explain
 
 
+def _rules(language: str) -> Callable[[], str]:
+    """A section for each rule of the doctor."""
+
+    def tell() -> str:
+        use_language(language)
+        try:
+            return "\n\n".join("\n\n".join(_rule_parts(rule)) for rule in RULES)
+        finally:
+            use_language("en")
+
+    return tell
+
+
+def _rule_parts(rule: Rule) -> Iterator[str]:
+    yield f"### {rule.id}"
+    yield f"{translate(rule.summary)[:1].upper()}{translate(rule.summary)[1:]}. {translate(rule.meaning)}"
+    yield f"**{translate('do')}**: {translate(rule.remedy)}"
+    if rule.avoid is not None:
+        yield f"**{translate(DONT)}**: {translate(rule.avoid)}"
+    limits = ", ".join(f"`{name}` = {value:g}" for name, value in rule.limits.items())
+    facts = [limits, f"`{rule.command}`", "; ".join(rule.sources)]
+    yield "; ".join(fact for fact in facts if fact)
+
+
 def _spellings() -> str:
     titles = (
         "Number",
@@ -165,6 +195,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "states in Chinese": _explanations("zh_CN", "states"),
     "timers": _explanations("en", "timers"),
     "timers in Chinese": _explanations("zh_CN", "timers"),
+    "rules": _rules("en"),
+    "rules in Chinese": _rules("zh_CN"),
     "spellings": _spellings,
     "groups of states": _groups,
 }

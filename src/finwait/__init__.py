@@ -11,10 +11,11 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from finwait.api import connections, count
+    from finwait.api import connections, count, diagnose
     from finwait.errors import FinwaitError, NotPermitted, NotSupported, ParseError, SourceError, UsageError
     from finwait.sources.machine import capabilities
     from finwait.table.capability import Capability, Machine
+    from finwait.table.finding import Diagnosis, Finding
     from finwait.table.snapshot import Snapshot
     from finwait.table.table import Connection, ConnectionTable
     from finwait.tcp.state import TcpState
@@ -24,6 +25,7 @@ _MODULE_BY_NAME = {
     "capabilities": "finwait.sources.machine",
     "connections": "finwait.api",
     "count": "finwait.api",
+    "diagnose": "finwait.api",
     "FinwaitError": "finwait.errors",
     "NotPermitted": "finwait.errors",
     "NotSupported": "finwait.errors",
@@ -32,6 +34,8 @@ _MODULE_BY_NAME = {
     "UsageError": "finwait.errors",
     "Capability": "finwait.table.capability",
     "Machine": "finwait.table.capability",
+    "Diagnosis": "finwait.table.finding",
+    "Finding": "finwait.table.finding",
     "Snapshot": "finwait.table.snapshot",
     "Connection": "finwait.table.table",
     "ConnectionTable": "finwait.table.table",
@@ -40,8 +44,9 @@ _MODULE_BY_NAME = {
 }
 
 __all__ = [
-    "Capability", "Connection", "ConnectionTable", "FinwaitError", "Machine", "NotPermitted", "NotSupported", "ParseError",
-    "Snapshot", "SourceError", "TcpState", "UsageError", "__version__", "capabilities", "connections", "count",
+    "Capability", "Connection", "ConnectionTable", "Diagnosis", "Finding", "FinwaitError", "Machine", "NotPermitted",
+    "NotSupported", "ParseError", "Snapshot", "SourceError", "TcpState", "UsageError", "__version__", "capabilities",
+    "connections", "count", "diagnose",
 ]  # fmt: skip
 
 

@@ -12,11 +12,12 @@ from finwait.tcp.state import LIFE_ORDER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from finwait.monitor import Question, Stream
     from finwait.query.expression import Filter
     from finwait.sources.archive import Recorder
+    from finwait.table.finding import Diagnosis
     from finwait.table.snapshot import Group, Notice, Snapshot
     from finwait.table.table import ConnectionTable
 
@@ -228,3 +229,41 @@ def _all_states(groups: Iterable[Group]) -> list[Group]:
 
 
 __all__ = ["DEFAULT_COLUMNS", "connections", "count"]
+
+
+def diagnose(
+    *,
+    rules: Sequence[str] = (),
+    seconds: float = 5.0,
+    limits: Mapping[str, Mapping[str, float]] | None = None,
+    ip: int | None = None,
+    netns: str | Sequence[str] = (),
+    all_netns: bool = False,
+    source: str = "auto",
+    read: str | None = None,
+    proc: str = "/proc",
+) -> Diagnosis:
+    """Judge TCP as ``finwait doctor`` does.
+
+    rules: ids, all for none. seconds: between the two looks; 0 for one look, without rates. limits: thresholds by rule, as in
+    its configuration file. read: a bundle to judge instead of this host. The other parameters are those of `count`.
+
+    Raises UsageError, ParseError, NotSupported, NotPermitted, SourceError.
+    """
+    from finwait.diagnosis.rules import find_rules, unknown_rule
+    from finwait.diagnosis.verdict import diagnose as judge
+
+    asked = find_rules(rules)
+    unknown = next((rule for rule in limits or {} if not find_rules([rule])), None)
+    if unknown is not None:
+        raise unknown_rule(unknown)
+    if read is not None:
+        from finwait.bundle import read_bundle
+
+        cases, provenance = read_bundle(read)
+        return judge(cases, asked, limits or {}, provenance)
+    from finwait.examination import examine
+
+    request = _request(ip, netns, Roots(proc), source, all_netns=all_netns)
+    examiner = examine(request, source=source, for_s=seconds)
+    return judge(examiner.cases(), asked, limits or {}, examiner.provenance)

@@ -12,6 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from finwait.diagnosis.rules import RULES
 from finwait.sources.machine import PROBES
 from finwait.tcp.exchanges import EXCHANGES
 from finwait.tcp.timers import SYSCTLS
@@ -195,3 +196,30 @@ def test_the_last_record_of_a_list_is_its_end() -> None:
     lines = printed("list", "--ndjson", "--read", RECORDINGS[0]).splitlines()
     records = [json.loads(line)["record"] for line in lines]
     assert records == ["row"] * (len(lines) - 1) + ["end"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--source", "proc"), ("--rule", "sysctl-myth"), ("--lang", "zh")], ids=" ".join
+)
+def test_a_diagnosis_is_what_its_schema_says(arguments: tuple[str, ...]) -> None:
+    document = json.loads(printed("doctor", "--for", "0", "--json", *arguments))
+    document_validator("finwait.doctor-1").validate(document)
+    lines = [json.loads(line) for line in printed("doctor", "--for", "0", "--ndjson", *arguments).splitlines()]
+    kinds = [line.pop("type") for line in lines]
+    assert kinds[0] == "diagnosis"
+    whole = schema("finwait.doctor-1")
+    for kind, line in zip(kinds[1:], lines[1:], strict=True):
+        assert line.pop("schema") == "finwait.doctor/1"
+        Draft202012Validator({"$ref": f"#/$defs/{kind}", "$defs": whole["$defs"]}).validate(line)
+    document_validator("finwait.doctor-1").validate({**lines[0], "findings": [], "unchecked": []})
+
+
+def test_the_rules_are_what_their_schema_says() -> None:
+    document = json.loads(printed("doctor", "--rules", "--json"))
+    document_validator("finwait.doctor-rules-1").validate(document)
+    assert [rule["id"] for rule in document["rules"]] == [rule.id for rule in RULES]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--for", "0.01"), ("--source", "proc")], ids=" ".join)
+def test_a_port_budget_is_what_its_schema_says(arguments: tuple[str, ...]) -> None:
+    document_validator("finwait.ports-1").validate(json.loads(printed("ports", "--json", *arguments)))

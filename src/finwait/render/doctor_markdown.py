@@ -50,7 +50,7 @@ def _section(finding: Finding) -> Iterator[str]:
     yield f"**{translate(mark('do'))}**: {localize(finding.remedy)}"
     if finding.avoid is not None:
         yield ""
-        yield f"**{translate(_DONT)}**: {localize(finding.avoid)}"
+        yield f"**{translate(DONT)}**: {localize(finding.avoid)}"
     if finding.connections:
         yield ""
         yield from _table(finding)
@@ -58,7 +58,7 @@ def _section(finding: Finding) -> Iterator[str]:
     yield f"{translate(mark('see it'))}: `{finding.command}`; {translate(mark('source'))}: {'; '.join(finding.sources)}"
 
 
-_DONT = mark("don't")
+DONT = mark("don't")
 
 
 def _table(finding: Finding) -> Iterator[str]:
