@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finwait.errors import Phrase
+from finwait.table.cells import cells_of
 from finwait.text.messages import mark
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ LOOPBACK_V4 = 127
 UNSEEN = mark("some program")
 PROCESS_TEXT = mark("{name} (pid {pid})")
 UNNAMED = mark("pid {pid}")
+OTHER_PEERS = mark("{count} other peers")
 
 
 @dataclass
@@ -140,9 +142,8 @@ class Case:
     def by_process(self, mask: Mask) -> Iterator[tuple[int, Array]]:
         """The sockets of `mask` by the process that holds them (-1: none): (pid, rows), the most sockets first."""
         rows = np.flatnonzero(mask)
-        pids, inverse, counts = np.unique(self.pids[rows], return_inverse=True, return_counts=True)
-        for at in np.argsort(-counts, kind="stable").tolist():
-            yield int(pids[at]), rows[inverse == at]
+        for same in _grouped(rows, self.pids[rows]):
+            yield int(self.pids[same[0]]), same
 
     def by_peer(self, mask: Mask, *names: str) -> Iterator[Array]:
         """The sockets of `mask` that have the same values in the columns `names`: rows, the largest group first."""
@@ -150,10 +151,26 @@ class Case:
         if not len(rows):
             return
         parts = [np.ascontiguousarray(self.values(name)[rows]).reshape(len(rows), -1) for name in names]
-        keys = np.concatenate([part.view(np.uint8).reshape(len(rows), -1) for part in parts], axis=1)
-        _, inverse, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
-        for at in np.argsort(-counts, kind="stable").tolist():
-            yield rows[inverse.ravel() == at]
+        keys = np.ascontiguousarray(
+            np.concatenate([part.view(np.uint8).reshape(len(rows), -1) for part in parts], axis=1)
+        )
+        yield from _grouped(rows, keys.view(f"V{keys.shape[1]}")[:, 0])
+
+    def worst_peers(self, mask: Mask, most: int, *names: str) -> Iterator[tuple[Array, int]]:
+        """As `by_peer`, with 1 for each of the `most` largest groups; then what is left in one, with how many groups it is:
+        when a network fails nobody reads a thousand findings.
+        """
+        groups = list(self.by_peer(mask, *names))
+        for rows in groups[:most]:
+            yield rows, 1
+        if groups[most:]:
+            yield np.concatenate(groups[most:]), len(groups) - most
+
+    def peer_text(self, rows: Array, count: int, name: str = "peer_address") -> object:
+        """For people: the peer of `rows`, or how many they are."""
+        if count > 1:
+            return Phrase(OTHER_PEERS, count=count)
+        return str(cells_of(self.now.rows.take(rows[:1]), name)[0])
 
     def who(self, pid: int) -> Phrase:
         """A process for people; -1 is one that may not be seen."""
@@ -163,6 +180,15 @@ class Case:
         if process is None or process.name is None:
             return Phrase(UNNAMED, pid=pid)
         return Phrase(PROCESS_TEXT, name=process.name, pid=pid)
+
+
+def _grouped(rows: Array, keys: Array) -> Iterator[Array]:
+    """`rows` by equal `keys`, the largest group first; within a group in their order."""
+    _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    ordered = rows[np.argsort(inverse, kind="stable")]
+    for at in np.argsort(-counts, kind="stable").tolist():
+        yield ordered[ends[at] - counts[at] : ends[at]]
 
 
 def filled(look: Look, name: str) -> Array:

@@ -1,5 +1,4 @@
-"""Rules about connections that are being closed, or should be: CLOSE-WAIT, FIN-WAIT-1 and 2, CLOSING, LAST-ACK, "
-"ghosts."""
+"""Rules about connections that are being closed, or should be: CLOSE-WAIT, FIN-WAIT-1 and 2, CLOSING, LAST-ACK, ghosts."""
 
 from __future__ import annotations
 
@@ -67,7 +66,7 @@ def judge_close_wait_leak(case: Case, limits: Limits) -> Iterator[Sign]:
             "unread_data": unread,
             "end_of_file_not_read": eof,
             "read_but_not_closed": len(rows) - unread - eof,
-            "peers": _top_peers(case, rows),
+            "peers": top_peers(case, rows),
             "growing": grown,
         }
         note = Phrase(_reading_of(unread, eof, len(rows)))
@@ -107,7 +106,7 @@ def _grown(case: Case, mask: Mask) -> bool:
     return all(before < after for before, after in zip(numbers[-3:], numbers[-2:], strict=False))
 
 
-def _top_peers(case: Case, rows: Array) -> list[dict[str, object]]:
+def top_peers(case: Case, rows: Array) -> list[dict[str, object]]:
     """The peers with most of the sockets `rows`."""
     mask = np.zeros(case.count, dtype=np.bool_)
     mask[rows] = True
@@ -179,8 +178,9 @@ def judge_reconnect(case: Case, limits: Limits) -> Iterator[Sign]:
 
 
 def judge_challenged(case: Case, limits: Limits) -> Iterator[Sign]:
-    """Challenge ACKs that grow while connections stand in CLOSE-WAIT: clients come again from the port that is "
-    "still held."""
+    """Challenge ACKs that grow while connections stand in CLOSE-WAIT: clients come again from the port that is still
+    held.
+    """  # fmt: skip
     held_open = case.in_state(TcpState.CLOSE_WAIT) & held(case)
     rate = case.rate("TcpExt.TCPChallengeACK")
     if rate >= limits["rate_per_s"] and held_open.any():
@@ -194,7 +194,7 @@ def judge_fin_wait_2(case: Case, limits: Limits) -> Iterator[Sign]:
     mask = case.in_state(TcpState.FIN_WAIT2) & held(case) & (ages >= limits["age_s"])
     for pid, rows in case.by_process(mask):
         oldest = float(ages[rows].max())
-        evidence = {"connections": len(rows), "oldest_s": round(oldest, 1), "peers": _top_peers(case, rows)}
+        evidence = {"connections": len(rows), "oldest_s": round(oldest, 1), "peers": top_peers(case, rows)}
         yield Sign(WARNING, evidence, {"who": case.who(pid), "count": len(rows)}, rows, oldest, guilty=None)
 
 
@@ -213,13 +213,12 @@ def judge_peer_vanished(case: Case, limits: Limits) -> Iterator[Sign]:
     """FIN-WAIT-1, CLOSING and LAST-ACK whose FIN goes unanswered, or is held back by a window of zero, by peer."""
     closing = case.in_state(TcpState.FIN_WAIT1, TcpState.CLOSING, TcpState.LAST_ACK)
     stuck = (case.values("retransmits") >= limits["retransmits"]) | (case.values("timer") == PERSIST)
-    for rows in case.by_peer(closing & stuck, "peer_address", "family"):
-        if len(rows) < limits["least_connections"]:
-            return
-        peer = cells_of(case.now.rows.take(rows[:1]), "peer_address")[0]
+    for rows, peers in case.worst_peers(closing & stuck, int(limits["shown"]), "peer_address", "family"):
+        peer = case.peer_text(rows, peers)
         evidence = {
             "connections": len(rows),
-            "peer": peer,
+            "peer_count": peers,
+            "peer": peer if peers == 1 else None,
             "zero_window": int((case.values("timer")[rows] == PERSIST).sum()),
             "retransmits_max": int(case.values("retransmits")[rows].max()),
             "unsent_or_unacked_bytes": int(case.values("send_q")[rows].sum()),
@@ -394,7 +393,7 @@ RULES = (
         title=mark("{peer} does not answer: {count} connections cannot be closed"),
         judge=judge_peer_vanished,
         reads=(),
-        limits={"retransmits": 3, "least_connections": 1},
+        limits={"retransmits": 3, "shown": 5},
         meaning=mark(
             "The FIN, or the data before it, is not acknowledged: the peer is gone, a filter drops the segments, or "
             "the peer's window "

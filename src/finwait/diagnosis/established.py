@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finwait.diagnosis.case import filled
-from finwait.diagnosis.closing import PERSIST, held
+from finwait.diagnosis.closing import PERSIST, held, top_peers
 from finwait.diagnosis.rule import INFO_OF_TCP, OWNERS, TWO_LOOKS, Rule, Sign, graded
 from finwait.errors import Phrase
 from finwait.table.cells import cells_of
@@ -62,14 +62,14 @@ def judge_unreachable(case: Case, limits: Limits) -> Iterator[Sign]:
     """Data that is sent again and again without an answer, by peer."""
     retransmits = case.values("retransmits")
     mask = case.in_state(*_SENDING) & (case.values("timer") == RETRANSMIT) & (case.values("send_q") > 0)
-    for rows in case.by_peer(mask & (retransmits >= limits["retransmits"]), "peer_address", "family"):
-        if len(rows) < limits["least_connections"]:
-            return
-        peer = _peer(case, rows)
+    mask &= retransmits >= limits["retransmits"]
+    for rows, peers in case.worst_peers(mask, int(limits["shown"]), "peer_address", "family"):
+        peer = case.peer_text(rows, peers)
         silent = case.values("last_ack_recv_ms")[rows].max() / 1000
         evidence = {
             "connections": len(rows),
-            "peer": peer,
+            "peer_count": peers,
+            "peer": peer if peers == 1 else None,
             "retransmits_max": int(retransmits[rows].max()),
             "unsent_or_unacked_bytes": int(case.values("send_q")[rows].sum()),
             "no_ack_for_s": round(float(silent), 1),
@@ -115,21 +115,26 @@ def _rows_before(case: Case, look: Look) -> tuple[Array, Mask]:
 
 
 def judge_zero_window(case: Case, limits: Limits) -> Iterator[Sign]:
-    """Peers that do not take what we want to send, by peer."""
-    send_q = case.values("send_q")
-    for rows in case.by_peer(_held_back(case, limits) | _stalled(case, limits), "peer_address", "family"):
-        peer = _peer(case, rows)
+    """Peers that do not take what we want to send, by the process that sends."""
+    stuck = (_held_back(case, limits) | _stalled(case, limits)) & held(case)
+    open_ones = case.in_state(*_SENDING) & held(case)
+    for pid, rows in case.by_process(stuck):
+        peers = top_peers(case, rows)
+        share = len(rows) / int((open_ones & (case.pids == pid)).sum())
         silent = case.values("last_data_sent_ms")[rows].min() / 1000
         evidence = {
             "connections": len(rows),
-            "peer": peer,
-            "waiting_bytes": int(send_q[rows].sum()),
+            "share": round(share, 4),
+            "peers": peers,
+            "waiting_bytes": int(case.values("send_q")[rows].sum()),
             "zero_window": int((case.values("timer")[rows] == PERSIST).sum()),
             "no_data_sent_for_s": round(float(silent), 1),
         }
-        # One viewer who has paused a film is no trouble; several connections of one peer are its program.
-        severity = WARNING if len(rows) >= limits["warning_connections"] else INFO
-        yield Sign(severity, evidence, {"peer": peer, "count": len(rows)}, rows, guilty=False)
+        # Some viewers among many who have paused a film are no trouble; several connections of one peer are its program.
+        of_one = max(int(str(peer["connections"])) for peer in peers)
+        many = len(rows) >= limits["warning_connections"] and share >= limits["warning_share"]
+        severity = WARNING if of_one >= limits["warning_connections"] or many else INFO
+        yield Sign(severity, evidence, {"who": case.who(pid), "count": len(rows)}, rows, guilty=False)
 
 
 def judge_reader(case: Case, limits: Limits) -> Iterator[Sign]:
@@ -308,7 +313,7 @@ RULES = (
         title=mark("{peer} no longer answers: {count} connections wait with data"),
         judge=judge_unreachable,
         reads=(),
-        limits={"retransmits": 5, "least_connections": 1},
+        limits={"retransmits": 5, "shown": 5},
         meaning=mark(
             "The peer is gone, or the path to it broken, without a word. With tcp_retries2=15 the kernel gives up after "
             "about 924 s or later; until then the program sees a write that succeeded or blocks."
@@ -325,10 +330,11 @@ RULES = (
         id="zero-window",
         summary=mark("a peer does not read: its window is zero and our data waits"),
         numbers=(31,),
-        title=mark("{peer} does not read: the data of {count} connections waits for its window"),
+        title=mark("{count} connections of {who} wait for peers that do not read"),
         judge=judge_zero_window,
-        reads=(),
-        limits={"warning_connections": 3, "probes": 3, "stalled_s": 30},
+        reads=(OWNERS,),
+        states=_SENDING,
+        limits={"warning_connections": 3, "warning_share": 0.5, "probes": 3, "stalled_s": 30},
         meaning=mark(
             "The peer's program does not read, so that its receive buffer is full and its kernel says: send no more. "
             "Network and both kernels are well. The kernel probes as long as the peer's kernel answers, for ever if need "

@@ -9,7 +9,6 @@ import numpy as np
 from finwait.diagnosis.case import growth_between
 from finwait.diagnosis.rule import OWNERS, TWO_LOOKS, Rule, Sign
 from finwait.errors import Phrase
-from finwait.table.cells import cells_of
 from finwait.table.finding import INFO, WARNING
 from finwait.tcp.state import TcpState
 from finwait.text.messages import mark
@@ -32,15 +31,14 @@ def judge_unanswered(case: Case, limits: Limits) -> Iterator[Sign]:
     """SYN-SENT whose SYN was sent again and again, by destination."""
     retransmits = case.values("retransmits")
     mask = case.in_state(TcpState.SYN_SENT) & (retransmits >= limits["retransmits"])
-    for rows in case.by_peer(mask, "peer_address", "peer_port", "family"):
-        if len(rows) < limits["least_connections"]:
-            return
-        peer = str(cells_of(case.now.rows.take(rows[:1]), "peer")[0])
+    for rows, peers in case.worst_peers(mask, int(limits["shown"]), "peer_address", "peer_port", "family"):
+        peer = case.peer_text(rows, peers, "peer")
         pids, counts = np.unique(case.pids[rows], return_counts=True)
         who = case.who(int(pids[np.argmax(counts)]))
         evidence = {
             "connections": len(rows),
-            "peer": peer,
+            "peer_count": peers,
+            "peer": peer if peers == 1 else None,
             "retransmits_max": int(retransmits[rows].max()),
             "syn_retries": case.number("ipv4.tcp_syn_retries"),
         }
@@ -107,7 +105,7 @@ RULES = (
         judge=judge_unanswered,
         reads=(OWNERS,),
         states=(TcpState.SYN_SENT,),
-        limits={"retransmits": 2, "least_connections": 1},
+        limits={"retransmits": 2, "shown": 5},
         meaning=mark(
             "The SYN was sent again and nothing came back, not even a refusal: a firewall drops it, the host is down or "
             "the way to it broken, or the peer's accept queue is full. With tcp_syn_retries=6 connect() gives up with "

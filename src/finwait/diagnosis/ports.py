@@ -1,5 +1,4 @@
-"""Rules about TIME-WAIT and ports. The number of TIME-WAIT alone is never a finding: 40,000 take about 18 MiB and "
-"harm nobody."""
+"""Rules about TIME-WAIT and ports. The number of TIME-WAIT alone is never a finding: 40,000 take 18 MiB and harm nobody."""
 
 from __future__ import annotations
 
@@ -98,8 +97,9 @@ def judge_time_wait_overflow(case: Case, limits: Limits) -> Iterator[Sign]:
 
 
 def judge_proxy(case: Case, limits: Limits) -> Iterator[Sign]:
-    """One client address that has very many TIME-WAIT at one of our listeners: its ports are running out, not "
-    "ours."""
+    """One client address that has very many TIME-WAIT at one of our listeners: its ports are running out, not
+    ours.
+    """  # fmt: skip
     listening = np.unique(case.values("local_port")[case.in_state(TcpState.LISTEN)])
     mask = case.in_state(TcpState.TIME_WAIT) & np.isin(case.values("local_port"), listening)
     for rows in case.by_peer(mask, "peer_address", "local_address", "local_port", "family"):

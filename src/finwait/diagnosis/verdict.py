@@ -108,8 +108,11 @@ def _lack(rule: Rule, name: str, case: Case) -> Unchecked | None:
     if name.partition(".")[0] in {"ipv4", "core", "netfilter"}:
         known = name in case.now.sysctls
         return None if known else Unchecked(rule.id, "no_setting", Phrase(NO_SETTING, name=name))
-    if any(name not in look.counters for look in (case.looks[0], case.now)):
+    is_gauge = name.startswith("sockstat.")
+    if any(name not in look.counters for look in ((case.now,) if is_gauge else (case.looks[0], case.now))):
         return Unchecked(rule.id, "no_counter", Phrase(NO_COUNTER, name=name))
+    if is_gauge:  # which may fall
+        return None
     return Unchecked(rule.id, "counter_reset", Phrase(RESET, name=name)) if case.was_reset(name) else None
 
 
