@@ -45,14 +45,14 @@ def write_bundle(
     documents: Mapping[str, str],
 ) -> None:
     """looks: paths of the recordings, the oldest first. documents: further texts by file name. Raises SourceError."""
-    from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
+    from zipfile import ZIP_DEFLATED, ZipFile
 
     manifest = _Writer(mask).manifest(cases, provenance, len(looks))
     partial = f"{path}.{os.getpid()}.part"
     try:
         with ZipFile(partial, "x", ZIP_DEFLATED) as archive:
             for number, look in enumerate(looks, 1):
-                archive.write(look, f"look-{number}.finwait", ZIP_STORED)
+                archive.write(look, f"look-{number}.finwait")  # not stored: its directory would pass for the bundle's
             archive.writestr("manifest.json", json.dumps(manifest))
             for name, text in documents.items():
                 archive.writestr(name, text)
