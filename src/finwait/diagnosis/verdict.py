@@ -187,8 +187,10 @@ def _owners_of(case: Case, rows: Array) -> tuple[Owner, ...]:
 
 
 def _examples(case: Case, rows: Array, guilty: bool | None) -> Iterator[Endpoint]:
-    """Some of the sockets; where the other end is on this host too, it follows."""
-    for row in rows[:SHOWN_CONNECTIONS].tolist():
+    """Some of the sockets, the oldest; where the other end is on this host too, it follows."""
+    ports = (case.values("peer_port")[rows], case.values("local_port")[rows])
+    oldest_first = rows[np.lexsort((*ports, -np.round(case.since_s[rows])))]
+    for row in oldest_first[:SHOWN_CONNECTIONS].tolist():
         other = other_end(case, row) if guilty is not None else None
         side = None if other is None else ("guilty" if guilty else "waiting")
         yield _endpoint(case, row, side)

@@ -16,13 +16,11 @@ if TYPE_CHECKING:
 
 SCHEMA = "finwait.doctor/1"
 SEVERITY_WORDS = {INFO: mark("note"), WARNING: mark("warning"), CRITICAL: mark("critical")}
-HEALTHY = mark("healthy: {rules} rules found nothing at {sockets} sockets")
-NOTES = mark("healthy, with notes: {count}; {rules} rules, {sockets} sockets")
-TROUBLE = mark("{severity}: {count} findings; {rules} rules, {sockets} sockets")
-ONE_TROUBLE = mark("{severity}: one finding; {rules} rules, {sockets} sockets")
-LOOKS = mark("{looks} looks over {seconds} s")
+VERDICT = mark("{verdict}: findings {count}, rules {rules}, sockets {sockets}, {looks}")
+HEALTHY = mark("healthy")
+NOTES = mark("healthy, with notes")
+LOOKS = mark("looks {looks} in {seconds} s")
 ONE_LOOK = mark("one look")
-NOT_CHECKED = mark("not checked: {count}")
 PLUGIN_WORD = {None: "OK", INFO: "OK", WARNING: "WARNING", CRITICAL: "CRITICAL"}
 PLUGIN_CODE = {None: 0, INFO: 0, WARNING: 1, CRITICAL: 2}
 UNKNOWN_CODE = 3
@@ -105,20 +103,18 @@ def ndjson_documents(diagnosis: Diagnosis) -> Iterator[dict[str, object]]:
 
 def verdict_text(diagnosis: Diagnosis) -> str:
     """The verdict in one line."""
-    severity, count = diagnosis.severity, len(diagnosis.findings)
-    places: Mapping[str, object] = {
-        "count": count,
-        "rules": len(diagnosis.checked),
-        "sockets": diagnosis.sockets,
-        "severity": translate(SEVERITY_WORDS[severity or INFO]),
-    }
-    message = {None: HEALTHY, INFO: NOTES}.get(severity, TROUBLE if count > 1 else ONE_TROUBLE)
-    looks = (
-        translate(ONE_LOOK)
-        if diagnosis.looks < 2
-        else translate(LOOKS).format(looks=diagnosis.looks, seconds=f"{diagnosis.over_s:.1f}")
+    severity = diagnosis.severity
+    word = HEALTHY if severity is None else NOTES if severity == INFO else SEVERITY_WORDS[severity]
+    looks = translate(ONE_LOOK)
+    if diagnosis.looks > 1:
+        looks = translate(LOOKS).format(looks=diagnosis.looks, seconds=f"{diagnosis.over_s:.1f}")
+    return translate(VERDICT).format(
+        verdict=translate(word),
+        count=len(diagnosis.findings),
+        rules=len(diagnosis.checked),
+        sockets=diagnosis.sockets,
+        looks=looks,
     )
-    return f"{translate(message).format(**places)}, {looks}"
 
 
 def plugin_line(diagnosis: Diagnosis) -> str:
