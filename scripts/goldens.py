@@ -14,6 +14,7 @@ ARTICLE = "docs/examples/ticket-netstat.txt"
 MACHINE = "tests/contract/fixed_machine.py"
 FINWAIT = ""  # finwait itself, no recording
 EXPLAINED = "tests/contract/fixed_explain.py"
+PATIENT = "tests/contract/fixed_doctor.py"
 # file: (recording or program, arguments); what goes to standard error stands behind a line of its own in the .txt files
 COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "count.txt": (TICKET, ("count",)),
@@ -55,6 +56,22 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "explain_transition.json": (EXPLAINED, ("explain", "transition", "last-ack", "time-wait", "--json")),
     "explain_transition.md": (EXPLAINED, ("explain", "transition", "syn-recv", "established", "--markdown")),
     "explain_state.md": (EXPLAINED, ("explain", "time-wait", "--markdown")),
+    "doctor.txt": (PATIENT, ("doctor",)),
+    "doctor.zh_CN.txt": (PATIENT, ("doctor", "--lang", "zh")),
+    "doctor.color.txt": (PATIENT, ("doctor", "--color", "always", "--min-severity", "critical")),
+    "doctor.json": (PATIENT, ("doctor", "--json")),
+    "doctor.ndjson": (PATIENT, ("doctor", "--ndjson", "--rule", "close-wait-leak,ghost-sockets")),
+    "doctor.md": (PATIENT, ("doctor", "--markdown")),
+    "doctor.zh_CN.md": (PATIENT, ("doctor", "--markdown", "--lang", "zh", "--rule", "close-wait-leak")),
+    "doctor_healthy.txt": (PATIENT, ("doctor", "--rule", "tcp-memory,orphans")),
+    "doctor_plugin.txt": (PATIENT, ("doctor", "--plugin")),
+    "doctor_rules.txt": (PATIENT, ("doctor", "--rules", "--rule", "close-wait-leak,ghost-sockets,conntrack-full")),
+    "doctor_rules.zh_CN.txt": (PATIENT, ("doctor", "--rules", "--lang", "zh", "--rule", "ghost-sockets")),
+    "doctor_rules.json": (PATIENT, ("doctor", "--rules", "--json", "--rule", "ghost-sockets")),
+    "ports.txt": (PATIENT, ("ports",)),
+    "ports.zh_CN.txt": (PATIENT, ("ports", "--lang", "zh")),
+    "ports.json": (PATIENT, ("ports", "--json")),
+    "ports.csv": (PATIENT, ("ports", "--csv")),
     "diagram_states.txt": (TICKET, ("diagram",)),
     "diagram_states.zh_CN.txt": (TICKET, ("diagram", "--lang", "zh")),
     "diagram_states.ascii.txt": (TICKET, ("diagram", "--format", "ascii")),

@@ -266,8 +266,8 @@ RULES = (
             "descriptors back and is a stopgap."
         ),
         avoid=mark(
-            "No sysctl ends CLOSE-WAIT: not tcp_fin_timeout, not keepalive (the peer's kernel still answers or is "
-            "long gone)."
+            "No sysctl gives the descriptor back. tcp_fin_timeout is for FIN-WAIT-2; keepalive may end the connection "
+            "once the peer's end is gone, and the program then holds a ghost."
         ),
         command="finwait list -p -i state close-wait",
         sources=(_SHUTDOWN,),

@@ -157,7 +157,7 @@ def owner_text(owner: Owner) -> str:
         return name
     more = owner.fd_count - len(owner.fds)
     fds = ", ".join(_ranges(owner.fds)) + (f" +{more}" if more else "")
-    return translate(mark("{process}, descriptors {fds}")).format(process=name, fds=fds)
+    return translate(mark("{process}, fd {fds}")).format(process=name, fds=fds)
 
 
 def _ranges(numbers: tuple[int, ...]) -> Iterator[str]:
