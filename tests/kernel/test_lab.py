@@ -19,7 +19,7 @@ from finwait.lab.asked import parse_population
 from finwait.lab.namespace import await_condition as holds_in_time
 from finwait.lab.population import Group, PlayedExchange, Population, Spec
 from finwait.lab.scenarios import SCENARIOS
-from finwait.tcp.exchanges import CLIENT, EXCHANGES, SERVER
+from finwait.tcp.exchanges import CLIENT, EXCHANGES, SEGMENT, SERVER
 from finwait.tcp.state import LIFE_ORDER, TcpState
 from tests.kernel.finwait_command import COMMAND, counts_of, document_of, run
 
@@ -54,7 +54,11 @@ def test_an_exchange_shows_the_states_of_its_table(name: str, end: str, family: 
     exchange = EXCHANGES[name]
     with PlayedExchange(name, end, family) as played:
         wanted = [step.client if end == CLIENT else step.server for step in exchange.steps]
-        assert [TcpState(shown) for _, shown, _ in played.steps] == wanted[: len(played.steps)]
+        assert [TcpState(shown) for _, shown, _, _ in played.steps] == wanted[: len(played.steps)]
+        for at, _, _, flags in played.steps:
+            step = exchange.steps[at]
+            if step.kind == SEGMENT and (step.end == end or step.arrives):  # a reset of Linux has ACK
+                assert flags == ("RST,ACK" if step.flags == "RST" else step.flags)
         left_out = exchange.steps[len(played.steps) :]
         assert all(step.event == "timeout_time_wait" for step in left_out)
 

@@ -100,6 +100,23 @@ def test_an_exchange_is_told_where_it_is_asked_for(tmp_path: Path) -> None:
     assert "SYN,ACK" in done.stderr
 
 
+# Those in which no segments cross: one that crosses stands where it arrives, behind what happened since it left.
+@pytest.mark.parametrize("name", ["open", "close", "reset", "half-open", "no-answer", "half-close", "time-wait"])
+def test_an_exchange_is_told_in_the_order_of_its_times(name: str) -> None:
+    _, *lines = run("lab", name, "--transcript", "-", "--", "true").stdout.splitlines()
+    times = [float(line.split()[0]) for line in lines[::2]]
+    assert times == sorted(times)
+    arrows = [line for line in lines[::2] if "─" in line]
+    assert arrows
+    assert all("seq=" in line for line in arrows)
+
+
+@pytest.mark.parametrize("end", ["client", "server"])
+def test_a_reset_is_told_with_the_flags_that_it_had(end: str) -> None:
+    told = run("lab", "reset", "--as", end, "--transcript", "-", "--", "true").stdout
+    assert [line.split()[2:4] for line in told.splitlines() if "RST" in line] == [["RST,ACK", "seq=u"]]
+
+
 @pytest.mark.parametrize("command", [(), ("--", "true")])
 def test_a_transcript_that_cannot_be_written_is_one_line(command: tuple[str, ...]) -> None:
     done = run("lab", "TIME_WAIT=2", "--transcript", "/nosuch/file", *command)
@@ -126,7 +143,7 @@ def look_slowly(*arguments):
     return look(*arguments)
 namespace.read_rows = look_slowly
 one = stage.Stage(TcpPeer("far"), ip_address("10.77.1.1"))
-times = [at for _, at in play(EXCHANGES["close"], one, CLIENT)]
+times = [step.at for step in play(EXCHANGES["close"], one, CLIENT)]
 print(*(later - earlier for earlier, later in zip(times, times[1:])))
 one.close()
 namespace.destroy_all()

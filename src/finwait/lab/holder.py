@@ -138,7 +138,8 @@ def _play_and_hold(exchange: Exchange, end: str, family: str) -> None:
     stage = Stage(TcpPeer("far"), address)
     namespace.write_sysctls(BRIEF_TIMERS)
     began_at = time.time()
-    steps = [[n, shown, round(at - began_at, 6)] for n, (shown, at) in enumerate(play(exchange, stage, end))]
+    played = enumerate(play(exchange, stage, end))
+    steps = [[at, one.shown, round(one.at - began_at, 6), one.flags] for at, one in played]
     _say(
         {"pid": os.getpid(), "steps": steps, "sockets": [], "ghosts": [], "seconds": round(time.monotonic() - began, 3)}
     )

@@ -178,17 +178,17 @@ class Population:
 
 class PlayedExchange(Population):
     """A holder that has played an exchange with the kernel at one end, and stands where it ended. steps: (index into the
-    exchange's steps, what the kernel's end showed, seconds since the beginning).
+    exchange's steps, what the kernel's end showed, seconds since the beginning, the flags that a segment had or None).
     """  # fmt: skip
 
     def __init__(self, name: str, end: str, family: str) -> None:
         super().__init__(Spec(()))
         self._arguments = ("--exchange", name, "--end", end, "--family", family)
-        self.steps: list[tuple[int, int, float]] = []
+        self.steps: list[tuple[int, int, float, str | None]] = []
 
     def _take(self, facts: dict[str, Any]) -> None:
         super()._take(facts)
-        self.steps = [(at, shown, seconds) for at, shown, seconds in facts["steps"]]
+        self.steps = [(at, shown, seconds, flags) for at, shown, seconds, flags in facts["steps"]]
 
 
 def _error_of(facts: dict[str, Any]) -> NotPermitted | SourceError:

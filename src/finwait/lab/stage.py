@@ -79,7 +79,7 @@ class Stage:
         )
         self._settings = frozenset[str]()
         self._next = 0  # what the far end would acknowledge, had it taken all that it saw
-        self._seen: list[tuple[int, float]] = []  # flags and times of the kernel's segments that were awaited
+        self._seen: list[tuple[int, float]] = []  # flags and times of the kernel's segments: awaited, not taken
         self._began = time.monotonic()
 
     def close(self) -> None:
@@ -147,17 +147,27 @@ class Stage:
         except TimeoutError:
             raise NotShown(f"the kernel sent no {sent}") from None
         self._next = max(self._next, segment.next_seq)
-        self._seen.append((segment.flags & ~PSH, self._peer.received_at))
+        self._seen.append((segment.flags, self._peer.received_at))
         return segment
 
-    def time_of_kernels(self, flags: str, otherwise: float) -> float:
-        """When the kernel sent the next segment with `flags`, by CLOCK_REALTIME in s; `otherwise` where none was awaited."""
-        wanted = sum(flag for name, flag in _FLAGS if name in flags.split(",")) & ~PSH
+    def forget_segments(self) -> None:
+        """What the kernel has sent so far is no part of what is told."""
+        self._seen.clear()
+
+    def take_segment(self, flags: str) -> tuple[str, float] | None:
+        """The flags that the kernel's next segment with `flags` really had, and when it was sent, by CLOCK_REALTIME in s; None
+        where none was awaited. ACK and PSH may come with any.
+        """  # fmt: skip
+        wanted = sum(flag for name, flag in _FLAGS if name in flags.split(","))
         for at, (seen, seconds) in enumerate(self._seen):
-            if seen == wanted:
+            if (seen ^ wanted) & (SYN | FIN | RST) == 0:
                 del self._seen[: at + 1]
-                return seconds
-        return otherwise
+                return flags_text(seen), seconds
+        return None
+
+    def time_of_last(self) -> float:
+        """When the kernel sent the last segment that was awaited, by CLOCK_REALTIME in s."""
+        return self._seen[-1][1]
 
     def time_of_peers(self) -> float:
         """When the peer sent its last segment, by CLOCK_REALTIME in s."""

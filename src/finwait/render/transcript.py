@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from finwait.tcp.exchanges import Exchange, Step
 
-MIDDLE = 26  # cells of the arrow and what stands on it
+MIDDLE = 33  # cells of the arrow and what stands on it
 RECORDED_WIDTH = 22  # cells of the kernel's column
 LEFT = {
     "reset": mark("reset by the peer, the descriptor still open"),
@@ -27,19 +27,19 @@ CALLS = {
 
 
 def render_transcript(
-    exchange: Exchange, end: str, steps: Sequence[tuple[int, int, float]], *, unicode: bool = True
+    exchange: Exchange, end: str, steps: Sequence[tuple[int, int, float, str | None]], *, unicode: bool = True
 ) -> Iterator[str]:
-    """Lines: time in ms, the client, the segment, the server. The kernel's end shows what sock_diag showed, the peer's what the
-    machine says.
+    """Lines: time in ms, the client, the segment with the flags that it had, the server. The kernel's end shows what sock_diag
+    showed, the peer's what the machine says.
     """  # fmt: skip
     kernel, peer = translate(mark("client (this kernel)")), translate(mark("server (scripted peer)"))
     if end == SERVER:
         kernel, peer = translate(mark("client (scripted peer)")), translate(mark("server (this kernel)"))
     width = max(display_width(kernel), 24)
     yield f"{'ms':>8}  {pad_right(kernel, width)}  {'':{MIDDLE}}  {peer}".rstrip()
-    for at, shown, seconds in steps:
+    for at, shown, seconds, flags in steps:
         step = exchange.steps[at]
-        left, middle, right = _cells(step, unicode=unicode)
+        left, middle, right = _cells(step, flags, unicode=unicode)
         yield f"{seconds * 1000:8.1f}  {pad_right(left, width)}  {pad_right(middle, MIDDLE)}  {right}".rstrip()
         client, server = (TcpState(shown), step.server) if end == CLIENT else (step.client, TcpState(shown))
         yield f"{'':8}  {pad_right('  ' + client.rfc, width)}  {'':{MIDDLE}}    {server.rfc}"
@@ -84,16 +84,16 @@ def _recorded_arrow(flags: str, seq: int, ack: int | None, length: int, *, from_
     return _pointed(text, to_right=from_kernel, arrives=True, unicode=unicode)
 
 
-def _cells(step: Step, *, unicode: bool) -> tuple[str, str, str]:
+def _cells(step: Step, flags: str | None, *, unicode: bool) -> tuple[str, str, str]:
     if step.kind == SEGMENT:
-        return "", _arrow(step, unicode=unicode), ""
+        return "", _arrow(step, flags or step.flags or "", unicode=unicode), ""
     what = translate(mark("time is up")) if step.kind == TIMER else CALLS.get(str(step.event), str(step.event))
     return (what, "", "") if step.end == CLIENT else ("", "", what)
 
 
-def _arrow(step: Step, *, unicode: bool) -> str:
-    text = f" {step.flags} seq={step.seq}" + (f" ack={step.ack}" if step.ack else "") + " "
-    text = text if len(text) <= MIDDLE - 4 else f" {step.flags} "
+def _arrow(step: Step, flags: str, *, unicode: bool) -> str:
+    text = f" {flags} seq={step.seq}" + (f" ack={step.ack}" if step.ack else "")
+    text += f" len={step.data} " if step.data else " "
     return _pointed(text, to_right=step.end == CLIENT, arrives=step.arrives, unicode=unicode)
 
 
