@@ -77,6 +77,26 @@ def test_nobody_sees_an_exchange_and_a_flood() -> None:
     assert (code, err, "TIME-WAIT" in out) == (0, "", True)
 
 
+def test_nobody_is_told_commands_that_enter_without_privilege() -> None:
+    _, out, _ = as_nobody("lab", "CLOSE_WAIT=17", "--hold", "0")
+    _, count, ss, _ = out.splitlines()
+    assert count.split()[3:] == ["-n", "-U", "--preserve-credentials", "finwait"]
+    assert ss.split()[3:] == ["-n", "-U", "--preserve-credentials", "ss", "-tan"]
+
+
+def test_nobody_enters_a_lab_as_it_says() -> None:
+    script = """\
+exec 9< <("$@" lab CLOSE_WAIT=17)
+lab=$!
+read -r -u 9; read -r -u 9; read -r -u 9 command
+${command/ss -tan/ss -tanH}
+kill "$lab"; wait "$lab"
+"""
+    words = [*IN_OWN_MOUNTS, f'{_reachable()}\nexec "$@"', "sh", *WITHOUT, "bash", "-c", script, "bash", *COMMAND]
+    done = run_bytes(words, cwd="/")
+    assert (done.stdout.count(b"CLOSE-WAIT"), done.stderr) == (17, b"")
+
+
 def test_nobodys_selftest_agrees() -> None:
     code, out, err = as_nobody("selftest")
     assert (code, err) == (0, "")

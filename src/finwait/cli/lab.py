@@ -202,10 +202,12 @@ def _say_where(population: Population, hold: float | None) -> None:
     made = translate(mark("{count} sockets stand in the network namespace of process {pid}, made in {seconds:.1f} s"))
     if not population.sockets:
         made = translate(mark("what is left of it stands in the network namespace of process {pid}"))
+    # to enter by -N takes privilege in the namespace that is around the user's own
+    words = (f"finwait -N {population.pid}",) if os.geteuid() == 0 else population.enter_command("finwait")
     lines = [
         made.format(count=len(population.sockets), pid=population.pid, seconds=population.seconds),
-        f"  finwait -N {population.pid}",
-        f"  nsenter -t {population.pid} -n ss -tan",
+        f"  {' '.join(words)}",
+        f"  {' '.join(population.enter_command('ss', '-tan'))}",
         translate(mark("until Ctrl-C")) if hold is None else translate(mark("for {seconds:g} s")).format(seconds=hold),
     ]
     sys.stdout.write("\n".join(lines) + "\n")
