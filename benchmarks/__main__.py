@@ -1,7 +1,8 @@
 """`python -m benchmarks`: finwait beside its peers, in one run, on the same sockets; prints the table of the README.
 
 Each population stands in a namespace of its own. The commands take turns; a number is the median of their runs, a ratio is
-to `ss -tan` of the same run (for few sockets: to the bare interpreter), with a star to `ss -tanp`. Peak memory is that of the
+to `ss -tan` of the same run (for few sockets: to the bare interpreter), with a star to `ss -tanp`, with a dagger to `finwait
+list`. Peak memory is that of the
 process itself (wait4). finwait is byte-compiled first, as pip leaves it.
 """
 
@@ -29,6 +30,8 @@ FINWAIT = os.path.join(os.path.dirname(sys.executable), "finwait")
 ONE_LINER = "netstat -n | awk '/^tcp/ {++S[$NF]} END {for(a in S) print a, S[a]}'"
 PSUTIL = "import psutil, collections; print(collections.Counter(c.status for c in psutil.net_connections('tcp')))"
 OWNERS = "ss -tanp"  # what counts by process are measured by
+LIST = "finwait list"  # what the doctor is measured by
+SIGNS = {OWNERS: "*", LIST: "\N{DAGGER}"}
 SLOW_S = 5.0  # a peer slower than this runs once only
 MARKERS = ("<!-- benchmarks -->", "<!-- /benchmarks -->")
 
@@ -80,7 +83,14 @@ PEERS = (
         OWNERS,
     ),
     Peer("finwait list -p", (FINWAIT, "list", "-p"), {}, OWNERS),
-    Peer("finwait list", (FINWAIT, "list"), {"few": 12.0, "100,000": 1.5, "1,000,000": 0.75}),
+    Peer(LIST, (FINWAIT, "list"), {"few": 12.0, "100,000": 1.5, "1,000,000": 0.75}),
+    Peer(
+        "finwait doctor, two looks",
+        (FINWAIT, "doctor", "--for", "0.001"),
+        {"100,000": 3.0, "100,000, half TIME_WAIT": 3.0},
+        LIST,
+    ),
+    Peer("finwait ports", (FINWAIT, "ports"), {}, LIST),
     Peer("ss -tan", ("ss", "-tan")),
     Peer(OWNERS, ("ss", "-tanp"), {}, OWNERS, limit=200_000),
     Peer("netstat one-liner", ("sh", "-c", ONE_LINER)),
@@ -154,7 +164,7 @@ def _cell(measured: dict[str, Measurement], peer: Peer, scenario: Scenario) -> s
         return ""
     one = measured[peer.name]
     ratio = one.seconds / measured[base_of(peer, measured, scenario)].seconds
-    mark = "*" if base_of(peer, measured, scenario) == OWNERS else ""
+    mark = SIGNS.get(base_of(peer, measured, scenario), "")
     time_text = f"{one.seconds * 1000:.0f} ms" if one.seconds < 1 else f"{one.seconds:.2f} s"
     digits = 3 if ratio < 0.095 and scenario.base != "bare interpreter" else 2
     return f"{time_text} ({ratio:.{digits}f}{mark}), {one.memory_mib:.0f} MB"
