@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from finwait.diagnosis.case import filled
 from finwait.diagnosis.pairs import other_end
 from finwait.diagnosis.rule import GHOSTS, HOST, INFO_OF_TCP, LIMITS, OWNERS, TWO_LOOKS, Rule, Sign
 from finwait.errors import Phrase
@@ -98,12 +99,18 @@ def _reading_of(unread: int, eof: int, count: int) -> str:
 
 
 def _grown(case: Case, mask: Mask) -> bool:
-    """Whether there are more of them at each of at least three looks."""
+    """Whether at each of three looks more of the sockets of `mask` were there, and more CLOSE-WAIT at all: where they change
+    quickly, those of now are always fewer at the looks before.
+    """  # fmt: skip
     if len(case.looks) < 3:
         return False
-    held_now = case.values("cookie")[mask]
-    numbers = [int(np.isin(held_now, look.rows.column("cookie").values).sum()) for look in case.looks]
-    return all(before < after for before, after in zip(numbers[-3:], numbers[-2:], strict=False))
+    cookies = case.values("cookie")[mask]
+    own = [int(np.isin(cookies, filled(look, "cookie")).sum()) for look in case.looks[-3:]]
+    everyones = [
+        int(((filled(look, "state") == TcpState.CLOSE_WAIT) & (filled(look, "inode") != 0)).sum())
+        for look in case.looks[-3:]
+    ]
+    return all(first < second < third for first, second, third in (own, everyones))
 
 
 def top_peers(case: Case, rows: Array) -> list[dict[str, object]]:

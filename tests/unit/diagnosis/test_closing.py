@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from finwait.table.look import Host, Process
 from finwait.tcp.state import TcpState
 from tests.unit.diagnosis.cases import case_of, found, listener, severities, sock, verdict
+
+if TYPE_CHECKING:
+    from finwait.diagnosis.case import Case
+    from tests.unit.diagnosis.cases import Row
 
 CLOSE_WAIT, FIN_WAIT2, SYN_SENT = TcpState.CLOSE_WAIT, TcpState.FIN_WAIT2, TcpState.SYN_SENT
 NOTHING: list[str] = []
@@ -65,11 +69,60 @@ def test_turnover_of_close_wait_by_how_many_stay(stayed: int, wanted: list[str])
     assert severities(case_of(rows, before=before), "close-wait-churn") == wanted
 
 
+@pytest.mark.parametrize(
+    ("unread", "wanted"),
+    [
+        ((0, 0, 1, 9), "did not close"),
+        ((1, 1, 1, 0), "the end of the stream unread"),
+        ((9, 9, 9, 0), "has not even read"),
+    ],
+)
+def test_what_the_program_has_read_tells_why(unread: tuple[int, ...], wanted: str) -> None:
+    rows = [sock(CLOSE_WAIT, recv_q=size, last_ack_recv_ms=90_000) for size in unread]
+    (finding,) = found(case_of(rows), "close-wait-leak")
+    assert wanted in str(finding.meaning)
+
+
+@pytest.mark.parametrize("unread", [(9, 9, 0, 0), (1, 1, 0, 0)])
+def test_a_half_is_not_most(unread: tuple[int, ...]) -> None:
+    rows = [sock(CLOSE_WAIT, recv_q=size, last_ack_recv_ms=90_000) for size in unread]
+    (finding,) = found(case_of(rows), "close-wait-leak")
+    assert "did not close" in str(finding.meaning)
+
+
+def _looks(*looks: list[Row], now: list[Row]) -> Case:
+    case = case_of(now, looks=len(looks) + 1)
+    for at, rows in enumerate(looks):
+        case.looks[at].rows = case_of(rows).now.rows
+    return case
+
+
+def test_a_leak_that_grows_is_critical() -> None:
+    rows = [sock(CLOSE_WAIT, last_ack_recv_ms=90_000) for _ in range(9)]
+    assert severities(_looks(rows[:7], rows[:8], now=rows), "close-wait-leak") == ["critical"]
+    assert severities(_looks(rows[:8], rows[:8], now=rows), "close-wait-leak") == ["warning"]
+    assert severities(_looks(rows[:8], rows, now=rows), "close-wait-leak") == ["warning"]
+    assert severities(_looks(rows[:8], now=rows), "close-wait-leak") == ["warning"]
+
+
+def test_turnover_beside_an_old_leak_is_no_growth() -> None:
+    leaked = [sock(CLOSE_WAIT, last_ack_recv_ms=90_000)]
+    brief = [sock(CLOSE_WAIT) for _ in range(60)]
+    case = _looks(leaked + brief[:20], leaked + brief[10:30], now=leaked + brief[15:35])
+    assert severities(case, "close-wait-leak") == ["warning"]
+
+
 def test_few_or_ever_more_close_wait_are_no_turnover() -> None:
     rows = [sock(CLOSE_WAIT) for _ in range(20)]
     others = [sock(CLOSE_WAIT) for _ in range(20)]
     assert severities(case_of(rows[:19], before=others), "close-wait-churn") == []
     assert severities(case_of(rows, before=others[:9]), "close-wait-churn") == []
+    assert severities(case_of(rows, before=others[:10]), "close-wait-churn") == ["info"]
+    many = [sock(CLOSE_WAIT) for _ in range(41)]
+    assert severities(case_of(rows, before=many[:40]), "close-wait-churn") == ["info"]
+    assert severities(case_of(rows, before=many), "close-wait-churn") == []
+    assert severities(case_of(rows, before=others, since_s=60.0), "close-wait-churn") == []
+    assert severities(case_of(rows, before=others, since_s=59.9), "close-wait-churn") == ["info"]
 
 
 @pytest.mark.parametrize(("count", "wanted"), [(2, []), (3, ["warning"])])

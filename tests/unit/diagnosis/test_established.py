@@ -59,7 +59,7 @@ def test_idle_beyond_a_load_balancers_limit(rows: list[dict[str, Any]], wanted: 
 
 def test_idle_ones_are_told_by_process_with_those_without_keepalive() -> None:
     (finding,) = found(
-        case_of([*_idle(9, pid=7), *_idle(11, 700, pid=7, timer="keepalive")]), "idle-beyond-load-balancer"
+        case_of([*_idle(9, 600, pid=7), *_idle(11, 600.1, pid=7, timer="keepalive")]), "idle-beyond-load-balancer"
     )
     told = {name: finding.evidence[name] for name in ("connections", "without_keepalive", "idle_over_600_s")}
     assert told == {"connections": 20, "without_keepalive": 9, "idle_over_600_s": 11}

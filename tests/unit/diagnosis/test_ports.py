@@ -53,6 +53,24 @@ def test_ports_that_bind_took_are_gone_for_all() -> None:
     assert (finding.evidence["ports"], finding.evidence["ports_taken_by_bind"]) == (50, 50)
 
 
+def test_a_range_of_which_bind_took_all() -> None:
+    bound = [sock(TcpState.CLOSE, f"10.0.0.1:{port}", "0.0.0.0:0") for port in range(10000, 10100)]
+    (finding,) = found(case_of([*_outgoing(1), *bound], sysctls=FEW), "port-exhaustion")
+    assert (finding.evidence["ports"], finding.evidence["share"]) == (0, 1.0)
+
+
+def test_a_range_of_one_port() -> None:
+    one = {**FEW, "ipv4.ip_local_port_range": "10000 10000"}
+    assert severities(case_of(_outgoing(1), sysctls=one), "port-exhaustion") == ["critical"]
+    assert PortBudget(case_of(sysctls=one)).is_known
+    assert not PortBudget(case_of(sysctls={"ipv4.ip_local_port_range": None})).is_known
+
+
+def test_one_look_knows_no_rates() -> None:
+    (finding,) = found(case_of(_outgoing(91), sysctls=FEW, looks=1), "port-exhaustion")
+    assert (finding.evidence["opened_per_s"], finding.evidence["exhausted_in_s"]) == (None, None)
+
+
 @pytest.mark.parametrize(("taken", "wanted"), [(20, []), (21, ["warning"])])
 def test_many_ports_taken_by_bind(taken: int, wanted: list[str]) -> None:
     rows = _outgoing(taken, pid=7)
@@ -91,6 +109,15 @@ def test_time_wait_that_may_be_used_again(
     sysctls = {**FEW, **{f"ipv4.{name}": value for name, value in names.items()}}
     rows = _old(95, age_ms, "127.0.0.1", "127.0.0.1:443") if loopback else _old(95, age_ms)
     assert severities(case_of(rows, sysctls=sysctls), "port-exhaustion") == wanted
+
+
+def test_what_may_be_used_again_blocks_nothing() -> None:
+    sysctls = {**FEW, "ipv4.tcp_tw_reuse": "1"}
+    young = _old(71, 0)
+    assert severities(case_of(young, sysctls=sysctls), "port-exhaustion") == ["warning"]
+    assert (
+        severities(case_of([{**young[0], "expires_ms": 59_000}, *young[1:]], sysctls=sysctls), "port-exhaustion") == []
+    )
 
 
 def test_incoming_connections_take_no_port_of_the_range() -> None:

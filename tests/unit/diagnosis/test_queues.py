@@ -86,7 +86,7 @@ def _half_open(count: int, unanswered: int, local: str = "10.0.0.1:80") -> list[
     ("count", "unanswered", "limit", "wanted"),
     [
         (75, 38, 100, ["warning"]),
-        (75, 37, 100, []),  # TCP_DEFER_ACCEPT: the SYN-ACK is not sent again
+        (76, 38, 100, []),  # TCP_DEFER_ACCEPT: the SYN-ACK is not sent again
         (74, 74, 100, []),
         (10, 10, 4, ["warning"]),
         (9, 9, 4, []),
@@ -122,6 +122,7 @@ def test_a_group_of_listeners_has_the_sum_of_their_queues() -> None:
         ((12, 0, 3), []),
         ((17, 1, 3), []),
         ((0, 0, 0), []),
+        ((17, 0), ["warning"]),
         ((17,), []),
     ],
 )
@@ -130,6 +131,12 @@ def test_one_worker_is_stuck_while_another_idles(lengths: tuple[int, ...], wante
     findings = found(case_of(rows), "reuseport-imbalance")
     assert [finding.severity for finding in findings] == wanted
     assert all(finding.owners[0].pid == 1 for finding in findings)
+
+
+def test_one_look_tells_a_stuck_worker_by_its_full_queue() -> None:
+    for length, wanted in ((17, 1), (16, 0)):
+        rows = [listener(length, 16), listener(0, 16)]
+        assert len(found(case_of(rows, looks=1), "reuseport-imbalance")) == wanted
 
 
 def test_listeners_on_other_ports_are_no_group() -> None:

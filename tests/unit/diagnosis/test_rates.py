@@ -108,6 +108,9 @@ def test_the_flooded_listener_is_named() -> None:
     (finding,) = found(case_of(rows, counters={COOKIES: 99, SENT: 99}), "syn-flood")
     assert [owner.pid for owner in finding.owners] == [7]
     assert finding.evidence["listeners"] == ["0.0.0.0:80"]
+    for half_open, named in ((6, ["0.0.0.0:80"]), (5, [])):
+        (finding,) = found(case_of(rows[: 2 + half_open], counters={COOKIES: 99, SENT: 99}), "syn-flood")
+        assert finding.evidence["listeners"] == named
 
 
 @pytest.mark.parametrize(
@@ -160,6 +163,17 @@ def test_retransmissions_name_few_peers_that_own_most() -> None:
         {"peer": "10.9.0.3", "retransmitted_ever": 10, "share": 0.1},
     ]
     assert "few peers own most" in str(finding.meaning)
+    for again, wanted in ((78, "no few peers own most"), (79, "a few peers own most")):
+        lost = {
+            "10.9.1.0": again,
+            **{f"10.9.0.{number}": 1 for number in range(20)},
+        }  # three of them: 80 of 98, 81 of 99
+        rows = [sock(TcpState.ESTABLISHED, peer=f"{peer}:443", total_retrans=count) for peer, count in lost.items()]
+        (finding,) = found(case_of(rows, counters=counters), "retransmissions", few_peers_share=80 / 98)
+        assert wanted in str(finding.meaning)
+    quiet = [sock(TcpState.ESTABLISHED, peer=f"10.9.0.{number}:443", total_retrans=number) for number in range(2)]
+    (finding,) = found(case_of(quiet, counters=counters), "retransmissions")
+    assert finding.evidence["peers"] == [{"peer": "10.9.0.1", "retransmitted_ever": 1, "share": 1.0}]
     many = [sock(TcpState.ESTABLISHED, peer=f"10.9.0.{number}:443", total_retrans=10) for number in range(10)]
     (finding,) = found(case_of(many, counters=counters), "retransmissions")
     assert "no few peers own most" in str(finding.meaning)
