@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finwait.diagnosis.case import filled
-from finwait.diagnosis.pairs import other_end
+from finwait.diagnosis.pairs import tuples
 from finwait.diagnosis.rule import GHOSTS, HOST, INFO_OF_TCP, LIMITS, OWNERS, TWO_LOOKS, Rule, Sign
 from finwait.errors import Phrase
 from finwait.table.cells import cells_of
@@ -174,14 +174,15 @@ def judge_not_accepted(case: Case, limits: Limits) -> Iterator[Sign]:
 
 def judge_reconnect(case: Case, limits: Limits) -> Iterator[Sign]:
     """SYN-SENT here to a tuple that the other end still holds in CLOSE-WAIT."""
-    waiting = case.in_state(TcpState.SYN_SENT) & (case.values("retransmits") >= limits["retransmits"])
-    rows = []
-    for row in np.flatnonzero(waiting).tolist():
-        other = other_end(case, row)
-        if other is not None and other[0].state[other[1]] == TcpState.CLOSE_WAIT:
-            rows.append(row)
-    if rows:
-        yield Sign(CRITICAL, {"connections": len(rows)}, {"count": len(rows)}, np.asarray(rows), guilty=False)
+    waiting = np.flatnonzero(case.in_state(TcpState.SYN_SENT) & (case.values("retransmits") >= limits["retransmits"]))
+    if not len(waiting):
+        return
+    held_open: set[bytes] = set()
+    for one in (case, *case.others):
+        held_open.update(tuples(one, np.flatnonzero(one.in_state(TcpState.CLOSE_WAIT)), seen_from_peer=True))
+    rows = waiting[[key in held_open for key in tuples(case, waiting)]]
+    if len(rows):
+        yield Sign(CRITICAL, {"connections": len(rows)}, {"count": len(rows)}, rows, guilty=False)
 
 
 def judge_challenged(case: Case, limits: Limits) -> Iterator[Sign]:

@@ -41,6 +41,16 @@ def other_end(case: Case, row: int) -> tuple[Case, int] | None:
     return None
 
 
+def tuples(case: Case, rows: Array, *, seen_from_peer: bool = False) -> list[bytes]:
+    """The addresses and ports of `rows`, alike for both families; seen_from_peer: as the other end has them."""
+    names = ("local_address", "peer_address", "local_port", "peer_port")
+    if seen_from_peer:
+        names = ("peer_address", "local_address", "peer_port", "local_port")
+    addresses = [plain_addresses(case, name)[rows] for name in names[:2]]
+    ports = [case.values(name)[rows].astype("u2")[:, None].view(np.uint8) for name in names[2:]]
+    return [key.tobytes() for key in np.concatenate([*addresses, *ports], axis=1)]
+
+
 def _is_reverse(case: Case, local: Array, peer: Array, local_port: int, peer_port: int) -> Mask:
     """Which sockets of `case` see `local` as their peer and `peer` as their own address."""
     near: Mask = (case.values("local_port") == peer_port) & (case.values("peer_port") == local_port)

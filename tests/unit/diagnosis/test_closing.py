@@ -140,6 +140,11 @@ def test_connect_meets_the_old_connection() -> None:
     server = sock(CLOSE_WAIT, "127.0.0.1:80", "127.0.0.1:40000", pid=7)
     (finding,) = found(case_of([client, server]), "connect-meets-close-wait")
     assert [(end.state, end.side) for end in finding.connections] == [("syn_sent", "waiting"), ("close_wait", "guilty")]
+    mapped = sock(CLOSE_WAIT, "::ffff:127.0.0.1:80", "::ffff:127.0.0.1:40000", pid=7)
+    elsewhere = verdict(case_of([client]), "connect-meets-close-wait", others=[case_of([mapped])])
+    assert [finding.severity for finding in elsewhere.findings] == ["critical"]
+    other_way = sock(CLOSE_WAIT, "127.0.0.1:40000", "127.0.0.1:80", pid=7)
+    assert severities(case_of([client, other_way]), "connect-meets-close-wait") == []
     fresh = {**client, "retransmits": 0}
     assert severities(case_of([fresh, server]), "connect-meets-close-wait") == []
     assert severities(case_of([client, {**server, "state": 1}]), "connect-meets-close-wait") == []
