@@ -202,6 +202,11 @@ def who_text(token: str) -> str:
     return translate(WHO[token])
 
 
+def ending_timers(timers: Sequence[Part]) -> list[Part]:
+    """Those that end something: what a state's page tells of."""
+    return [timer for timer in timers if timer["ends_in"] is not None]
+
+
 def way_text(way: Part) -> str:
     """What happens and what is sent, in a line."""
     text: str = way["what"]

@@ -10,6 +10,7 @@ from finwait.render.explain import (
     PATH,
     RFC,
     TITLES,
+    ending_timers,
     option_text,
     seconds_text,
     sysctl_text,
@@ -49,7 +50,7 @@ class MarkdownPage:
             yield from (f"**{translate(TITLES['wait'])}**: {state['wait']} {who}", "")
             yield from _ways(TITLES["ways_in"], state["ways_in"], "from")
             yield from _ways(TITLES["ways_out"], state["ways_out"], "to")
-            yield from self._timers_of(state["timers"])
+            yield from self._timers_of(ending_timers(state["timers"]))
             settings = [_code(sysctl_text(sysctl, of_host=self.of_host)) for sysctl in state["settings"]]
             yield from _list(TITLES["settings"], settings)
             for key in ("normal", "trouble"):

@@ -11,6 +11,7 @@ from finwait.render.explain import (
     RFC,
     TITLES,
     WHO,
+    ending_timers,
     option_text,
     seconds_text,
     sysctl_text,
@@ -93,7 +94,7 @@ class TextPage:
         yield from self._title("ways_out")
         yield from self._ways(state["ways_out"], "to")
         yield from self._title("timers")
-        yield from self._timers(state["timers"])
+        yield from self._timers(ending_timers(state["timers"]))
         if state["settings"]:
             yield from self._title("settings")
             yield from (f"  {sysctl_text(sysctl, of_host=self.of_host)}" for sysctl in state["settings"])

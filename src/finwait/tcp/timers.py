@@ -168,11 +168,18 @@ def _model(retries: int, limit: float) -> float:
     return sum(min(LEAST_RTO * (1 << at), limit) for at in range(retries + 1))
 
 
+def _of_fin_wait_2(timeout: float) -> float:
+    """__tcp_close, tcp_keepalive_timer: beyond TCP_TIMEWAIT_LEN both the full socket and then the mini-socket wait for what is
+    above it.
+    """  # fmt: skip
+    return timeout if timeout <= TIME_WAIT_SECONDS else 2 * (timeout - TIME_WAIT_SECONDS)
+
+
 _SECONDS: dict[str, Callable[[list[int], float], float]] = {
     "syn_retries": _of_syn,
     "synack_retries": lambda values, limit: _doubling(values[0], limit),
     "retransmit": lambda values, limit: _model(values[0], limit),
     "orphan_retries": lambda values, limit: _model(values[0] or ORPHAN_RETRIES, limit),
     "keepalive": lambda values, _: float(values[0] + values[1] * values[2]),
-    "fin_wait_2": lambda values, _: float(values[0]),
+    "fin_wait_2": lambda values, _: _of_fin_wait_2(float(values[0])),
 }

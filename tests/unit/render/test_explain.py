@@ -57,6 +57,14 @@ def test_a_setting_is_shown_with_its_value_and_default(name: str, here: str, els
     assert sysctl_text(sysctl, of_host=False) == f"net.{name} {elsewhere}"
 
 
+def test_a_states_page_tells_of_the_timers_that_end_it() -> None:
+    states = [EXPLAINER.state(TcpState.FIN_WAIT2)]
+    assert {timer["timer"] for timer in states[0]["timers"]} == {"keepalive", "delayed_ack", "fin_wait_2"}
+    for page in (TextPage(Style()), MarkdownPage()):
+        told = "\n".join(page.states(states))
+        assert ("keepalive" in told, "fin_wait_2" in told, "delayed_ack" in told) == (True, True, False)
+
+
 def test_what_linux_adds_and_what_it_never_does_is_marked() -> None:
     texts = {(way["event"], way["to"]): way_text(way) for way in EXPLAINER.state(TcpState.LISTEN)["ways_out"]}
     assert texts["rcv_syn", "syn_received"] == "a SYN arrives; SYN,ACK is sent"

@@ -49,6 +49,8 @@ def test_a_timer_takes_its_time_by_default(timer: str, seconds: float | None) ->
         ("keepalive", {"ipv4.tcp_keepalive_time": "23"}, 698.0),
         ("keepalive", {"ipv4.tcp_keepalive_probes": None}, None),
         ("fin_wait_2", {"ipv4.tcp_fin_timeout": "17"}, 17.0),
+        ("fin_wait_2", {"ipv4.tcp_fin_timeout": "63"}, 6.0),  # measured on 6.18
+        ("fin_wait_2", {"ipv4.tcp_fin_timeout": "65"}, 10.0),  # measured
         ("time_wait", {"ipv4.tcp_fin_timeout": "17"}, 60),
     ],
 )
