@@ -67,10 +67,15 @@ def run(arguments: Sequence[str]) -> int:
         _draw_states(options, words)
         return 0
     exchange = _find(name, EXCHANGES)
-    if words or options.counts:
+    if words or options.counts or _names_a_place(options):
         raise UsageError("an exchange has no counts and no filter; 'finwait diagram states' has")
     _draw_exchange(options, exchange)
     return 0
+
+
+def _names_a_place(options: argparse.Namespace) -> bool:
+    """Whether the options say where to count."""
+    return bool(options.netns or options.all_netns or options.read is not None)
 
 
 def _find(name: str, exchanges: dict[str, Exchange]) -> Exchange:
@@ -107,7 +112,7 @@ def _draw_exchange(options: argparse.Namespace, exchange: Exchange) -> None:
 
 def _draw_states(options: argparse.Namespace, words: list[str]) -> None:
     snapshot = None
-    if options.counts or words or options.netns or options.all_netns or options.read is not None:
+    if options.counts or words or _names_a_place(options):
         snapshot = _count(options, words)
     counts = None if snapshot is None else _counts_by_state(snapshot)
     if options.format == "json":

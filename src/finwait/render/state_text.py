@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 BOX = 24  # cells of a box, its border included
 LEFT, MIDDLE, RIGHT = 1, 36, 71  # where the boxes of a column begin
-COLUMNS, ROWS = 96, 36
+COLUMNS, ROWS = 96, 35
 _ASCII = str.maketrans("╭╮╰╯│─▼▶◀▲┏┓┗┛┃━", "++++|-v><^****#=")
 _BORDER = (("╭", "╮", "╰", "╯"), "│", "─")
 _HEAVY_BORDER = (("┏", "┓", "┗", "┛"), "┃", "━")

@@ -91,6 +91,8 @@ def test_svg_is_utf_8_whatever_the_terminal_takes() -> None:
         (["clsoe"], "there is no picture 'clsoe'; did you mean close?"),
         (["0123"], "there is no picture '0123'; 'finwait diagram --list' names them"),
         (["close", "--counts"], "an exchange has no counts and no filter; 'finwait diagram states' has"),
+        (["close", "--read", "x"], "an exchange has no counts and no filter; 'finwait diagram states' has"),
+        (["close", "-N", "1"], "an exchange has no counts and no filter; 'finwait diagram states' has"),
         (["close", "state", "listen"], "an exchange has no counts and no filter; 'finwait diagram states' has"),
         (["--record", "x.diag"], "--record goes with count and list"),
     ],
