@@ -49,3 +49,13 @@ def test_a_witness_that_is_not_installed_is_named(tmp_path: Path) -> None:
     assert done.stdout.count("not asked ss is not installed") == 2
     assert done.stdout.count("not asked netstat is not installed") == 2
     assert NOT_ASKED not in done.stdout
+
+
+def test_a_witness_that_fails_is_told_by_its_first_line(tmp_path: Path) -> None:
+    for name, lines in (("ss", "echo no -H here; echo usage"), ("netstat", ":")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{{ {lines}; }} >&2\nexit 255\n", encoding="ascii")
+        (tmp_path / name).chmod(0o755)
+    done = run("selftest", env={**ENVIRONMENT, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("ss        not asked no -H here\n") == 2
+    assert done.stdout.count("netstat   not asked exit code 255\n") == 2

@@ -79,7 +79,12 @@ def _by_text(
     def ask(population: Population) -> Counter[TcpState]:
         if which(command[0]) is None:
             raise FinwaitError("{program} is not installed", program=command[0])
-        words = [line.split() for line in population.run(*command).splitlines()]
+        try:
+            text = population.run(*command)
+        except subprocess.CalledProcessError as error:
+            reason = str(error.stderr).strip().partition("\n")[0] or f"exit code {error.returncode}"
+            raise FinwaitError("{reason}", reason=reason) from error
+        words = [line.split() for line in text.splitlines()]
         return Counter(states[line[column]] for line in words if len(line) > column and line[column] in states)
 
     return ask
