@@ -118,7 +118,7 @@ static inline void describe_class(struct finwait_class *class, struct sock *sk)
 }
 
 /* Written out, one struct finwait_descriptor each, is what one mark cannot hold: every descriptor of a socket that a second
- * process holds too; those in state CLOSE, which iter/tcp does not visit; and when run again (`only_new`) those of sockets
+ * process holds too; those in state CLOSE, which iter/tcp does not visit; those of MPTCP; and when run again (`only_new`) those of sockets
  * that had no mark yet. */
 SEC("iter/task_file")
 int mark_owners(struct bpf_iter__task_file *ctx)
@@ -136,15 +136,15 @@ int mark_owners(struct bpf_iter__task_file *ctx)
 	if (!sk)
 		return 0;
 	remember_process(task);
-	if (sk->__sk_common.skc_state == TCP_CLOSE) {
-		if (!only_new)
+	if (is_mptcp(sk) || sk->__sk_common.skc_state == TCP_CLOSE) {
+		if (!only_new && !(is_mptcp(sk) && sk->__sk_common.skc_state == TCP_CLOSE))
 			write_descriptor(ctx, sk, tgid_of(task));
 		return 0;
 	}
 	describe_class(&class, sk);
 	class.tgid = tgid_of(task);
 	mark = mark_of(cookie_of(&sk->__sk_common), 1);
-	if (!mark) { /* user space joins it by its cookie */
+	if (!mark) { /* user space joins it by its inode */
 		write_descriptor(ctx, sk, class.tgid);
 		return 0;
 	}
@@ -167,7 +167,6 @@ static inline void write_loose(struct bpf_iter__tcp *ctx, struct sock_common *sk
 	struct finwait_loose row = {};
 
 	row.class = *class;
-	row.cookie = bpf_get_socket_cookie(skc);
 	row.state = state;
 	row.family = skc->skc_family;
 	row.reason = reason;
@@ -238,6 +237,7 @@ int count_owners(struct bpf_iter__tcp *ctx)
 	struct sock_common *skc = ctx->sk_common;
 	struct finwait_class none = {};
 	struct finwait_mark *mark;
+	struct tcp_sock *tp;
 
 	if (!skc)
 		return 0;
@@ -250,8 +250,11 @@ int count_owners(struct bpf_iter__tcp *ctx)
 	if (!mark) {
 		count_unmarked(ctx, skc);
 	} else if (!only_unmarked) {
-		if (mark->is_shared || !add_one(mark->class_index, skc->skc_family, skc->skc_state))
-			write_loose(ctx, skc, &none, skc->skc_state, FINWAIT_SHARED, mark->class_index, 0);
+		if (mark->is_shared || !add_one(mark->class_index, skc->skc_family, skc->skc_state)) {
+			tp = bpf_skc_to_tcp_sock(skc);
+			write_loose(ctx, skc, &none, skc->skc_state, FINWAIT_SHARED, mark->class_index,
+				    tp ? inode_of(&tp->inet_conn.icsk_inet.sk) : 0);
+		}
 	}
 	return 0;
 }

@@ -194,6 +194,7 @@ enum {
 	AF_INET6 = 10,
 	SOCK_STREAM = 1,
 	IPPROTO_TCP = 6,
+	IPPROTO_MPTCP = 262,
 };
 
 enum { /* include/net/tcp_states.h */
@@ -333,16 +334,15 @@ enum finwait_reason {
 
 /* One socket that the kernel could not count by itself. */
 struct finwait_loose {
-	__u64 cookie;
 	struct finwait_class class; /* zero where it is shared: class_index tells the first owner's */
 	__u32 class_index;
-	__u32 inode; /* where it has no mark */
+	__u32 inode;
 	__u8 state;
 	__u8 family;
 	__u8 reason;
 	__u8 zero[5];
 };
-STATIC_ASSERT_SIZE(struct finwait_loose, 56);
+STATIC_ASSERT_SIZE(struct finwait_loose, 48);
 
 /* -- what programs share */
 
@@ -392,12 +392,19 @@ static inline __u32 inode_of(struct sock *sk)
 	return number;
 }
 
-/* Whether `sk` speaks plain TCP: MPTCP has its own protocol number, SMC its own family. */
+/* Whether `sk` speaks TCP, plain or as MPTCP, which has its own protocol number; SMC has its own family. */
 static inline int is_tcp(struct sock *sk)
 {
-	__u16 family = sk->__sk_common.skc_family;
+	__u16 family = sk->__sk_common.skc_family, protocol = sk->sk_protocol;
 
-	return (family == AF_INET || family == AF_INET6) && sk->sk_type == SOCK_STREAM && sk->sk_protocol == IPPROTO_TCP;
+	return (family == AF_INET || family == AF_INET6) && sk->sk_type == SOCK_STREAM &&
+	       (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP);
+}
+
+/* Its TCP connections are other sockets, which no file has: they share its inode. */
+static inline int is_mptcp(struct sock *sk)
+{
+	return sk->sk_protocol == IPPROTO_MPTCP;
 }
 
 /* Process id of `task` as the reader of the iterator counts it: in the reader's own pid namespace, whose tasks are all that
@@ -418,7 +425,7 @@ static inline __u32 tgid_of(struct task_struct *task)
 	return nr;
 }
 
-/* The plain TCP socket behind `file`, NULL where there is none. */
+/* The TCP or MPTCP socket behind `file`, NULL where there is none. */
 static inline struct sock *tcp_from_file(struct file *file)
 {
 	struct socket *socket = bpf_sock_from_file(file);

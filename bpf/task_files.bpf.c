@@ -41,7 +41,7 @@ int list_task_files(struct bpf_iter__task_file *ctx)
 	sk = tcp_from_file(file);
 	if (!sk)
 		return 0;
-	if (only_closed && sk->__sk_common.skc_state != TCP_CLOSE)
+	if (only_closed && (is_mptcp(sk) || sk->__sk_common.skc_state != TCP_CLOSE))
 		return 0;
 	remember_process(task);
 	write_descriptor(ctx, sk, tgid_of(task));

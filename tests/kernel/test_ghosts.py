@@ -16,6 +16,7 @@ from finwait.sources.ghosts import read_ghosts
 from finwait.sources.libbpf import BpfObject, drain
 from finwait.sources.owners import OwnerIndex
 from finwait.sources.proc_fd import hidden_processes
+from finwait.table.owners import BY_PROC_FD
 from finwait.table.request import Request
 from finwait.tcp.state import TcpState
 from finwait.wire.bpf_records import Layout
@@ -323,7 +324,7 @@ def test_a_socket_that_came_after_the_walk_and_one_that_has_gone_since_are_no_gh
     inodes = [inode for *_, inode in live] + [1 for _ in fresh]
     fds = [fd for _, fd, *_ in (*live, *fresh)]
     columns = (np.asarray(inodes, np.uint64), np.full(len(fds), haunted.pid, np.uint32), np.asarray(fds, np.uint32))
-    index = OwnerIndex(*columns, by_cookie=False)
+    index = OwnerIndex(*columns, BY_PROC_FD)
     index.matched[:] = matched
     request = Request(netns=(str(haunted.pid),))
     netns = finwait.count(netns=str(haunted.pid)).provenance.netns

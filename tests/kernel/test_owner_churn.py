@@ -101,8 +101,11 @@ def count_of(snapshot: Snapshot, pid: int) -> int:
 @pytest.mark.parametrize("by", ["pid", "pid,state", "pid,local_port"])
 def test_who_stands_still_is_counted_exactly_while_others_churn(pids: list[int], source: str, by: str) -> None:
     stable, *_ = pids
-    totals = set()
-    for _ in range(COUNTS // 2 if source == "sock_diag" or by.endswith("port") else COUNTS):
+    totals: set[int] = set()
+    counts = COUNTS // 2 if source == "sock_diag" or by.endswith("port") else COUNTS
+    for at in range(10 * counts):
+        if at >= counts and len(totals) > 1:  # on a busy machine the others may stand still for a while
+            break
         snapshot = finwait.count(by=by, source=source, netns=str(stable))
         assert count_of(snapshot, stable) == STABLE
         assert all(group.count > 0 for group in snapshot.groups)

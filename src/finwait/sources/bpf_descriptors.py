@@ -16,7 +16,7 @@ _PROCESS = Layout("finwait_process")
 
 
 def read_descriptors(walker: BpfObject) -> tuple[Array, Array, Array]:
-    """(cookies, process ids, descriptors) of a loaded object ``task_files``; pieces are cut at once, so that a million take 16
+    """(inodes, process ids, descriptors) of a loaded object ``task_files``; pieces are cut at once, so that a million take 12
     bytes each.
     """  # fmt: skip
     parts: list[tuple[Array, Array, Array]] = []
@@ -26,11 +26,11 @@ def read_descriptors(walker: BpfObject) -> tuple[Array, Array, Array]:
         whole = len(data) // DESCRIPTOR.itemsize * DESCRIPTOR.itemsize
         rest = data[whole:]
         rows = np.frombuffer(data, dtype=DESCRIPTOR, count=whole // DESCRIPTOR.itemsize)
-        parts.append((rows["cookie"].copy(), rows["tgid"].copy(), rows["fd"].copy()))
+        parts.append((rows["inode"].copy(), rows["tgid"].copy(), rows["fd"].copy()))
     if not parts:
-        return np.zeros(0, np.uint64), np.zeros(0, np.uint32), np.zeros(0, np.uint32)
-    cookies, pids, fds = zip(*parts, strict=True)
-    return np.concatenate(cookies), np.concatenate(pids), np.concatenate(fds)
+        return np.zeros(0, np.uint32), np.zeros(0, np.uint32), np.zeros(0, np.uint32)
+    inodes, pids, fds = zip(*parts, strict=True)
+    return np.concatenate(inodes), np.concatenate(pids), np.concatenate(fds)
 
 
 def read_processes(walker: BpfObject) -> dict[int, tuple[str, int]]:

@@ -75,10 +75,10 @@ def read_ghosts(
             if not any(notice.code == "bpf_fallback" for notice in notices):
                 notices.append(bpf_fallback(error))
     notices.append(Notice("ghosts_not_told_apart", NOT_TOLD_APART, missing="ghosts", remedy=NOT_TOLD_REMEDY))
-    left = _unmatched(request) if index is None or index.by_cookie else index
+    left = _unmatched(request) if index is None or index.matched_by == BY_TASK_FILE else index
     if left.hidden and not any(notice.code == "owners_not_permitted" for notice in notices):
         notices.append(hidden_notice(left.hidden))
-    inodes, pids, fds = (column[~left.matched].tolist() for column in (left.keys, left.pids, left.fds))
+    inodes, pids, fds = (column[~left.matched].tolist() for column in (left.inodes, left.pids, left.fds))
     held = _tcp_descriptors(request, netns, zip(inodes, pids, fds, strict=True))
     held = _still_unseen(request, held)
     if held:
@@ -129,7 +129,7 @@ def _finished(columns: dict[str, ColumnData], length: int, matched_by: str) -> B
 def _unmatched(request: Request) -> OwnerIndex:
     """All descriptors of sockets, those matched that a dump of the kernel shows."""
     index = read_proc_index(request.roots)
-    index.matched |= np.isin(index.keys, _dumped_inodes(request))
+    index.matched |= np.isin(index.inodes, _dumped_inodes(request))
     return index
 
 

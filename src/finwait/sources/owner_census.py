@@ -88,21 +88,20 @@ class _Walks:
         self.walker = walker
         self.bits = bits
         self.counts = OwnerCounts()
-        self.descriptors: dict[int, list[dict[str, int]]] = {}  # by cookie
+        self.descriptors: dict[int, list[dict[str, int]]] = {}  # by inode
         self.class_by_index: dict[int, dict[str, int]] = {}
-        self._by_inode: dict[int, set[int]] | None = None
 
     def run(self) -> None:
         self._configure()
         closed = self._mark()
         loose = self._walk_sockets(first=True)
         self._read_classes()
-        came_since = {row["cookie"] for row in loose if row["reason"] == NO_MARK} - self.descriptors.keys()
+        came_since = {row["inode"] for row in loose if row["reason"] == NO_MARK} - self.descriptors.keys()
         if came_since:
             self._configure(only_new=1)
             self._mark()
         self._add_loose(loose, self._unheld(came_since - self.descriptors.keys()))
-        self._add_closed(closed, {row["cookie"] for row in loose})
+        self._add_closed(closed, {row["inode"] for row in loose})
         for pid, process in self.walker.read_map("processes"):
             cgroup_id, comm = next(_PROCESS.records(process))
             self.counts.processes[int.from_bytes(pid, "little")] = (comm_text(comm), cgroup_id)
@@ -132,7 +131,7 @@ class _Walks:
             if row["state"] == TcpState.CLOSE:
                 closed.append(row)
             else:
-                self.descriptors.setdefault(row["cookie"], []).append(row)
+                self.descriptors.setdefault(row["inode"], []).append(row)
         return closed
 
     def _walk_sockets(self, *, first: bool) -> list[dict[str, int]]:
@@ -157,56 +156,41 @@ class _Walks:
                 diag.close()
         return list(_LOOSE.named(b"".join(pieces)))
 
-    def _unheld(self, cookies: set[int]) -> dict[int, str | None]:
-        """Why the sockets `cookies` have an inode and no descriptor: those that a third look shows unchanged have none, or
+    def _unheld(self, inodes: set[int]) -> dict[int, str | None]:
+        """Why the sockets `inodes` have no descriptor: those that a third look shows unchanged have none, or
         only one in a process that may not be looked at; the others went away.
         """  # fmt: skip
-        if not cookies:
+        if not inodes:
             return {}
         from finwait.sources.proc_fd import hidden_processes, sees_all_processes
 
         self._configure(only_unmarked=1)
-        still = {row["cookie"] for row in self._walk_sockets(first=False)}
+        still = {row["inode"] for row in self._walk_sockets(first=False)}
         may_be_hidden = hidden_processes(self.request.roots.proc) or not sees_all_processes()
         kind = NOT_PERMITTED if may_be_hidden else NO_DESCRIPTOR
-        return {cookie: kind if cookie in still else None for cookie in cookies}
+        return {inode: kind if inode in still else None for inode in inodes}
 
     def _add_loose(self, loose: list[dict[str, int]], unheld: dict[int, str | None]) -> None:
         for row in loose:
-            held = self.descriptors.get(row["cookie"], [])
+            held = self.descriptors.get(row["inode"], [])
             first = self.class_by_index.get(row["class_index"])
             group = _group_of(first or (held[0] if held else row), row["state"], row["family"], row["owner_kind"])
             if not self._is_asked(group):
                 continue
             owners = {descriptor["tgid"] for descriptor in held} | ({first["tgid"]} if first else set())
-            if not owners and row["reason"] == NO_MARK:
-                owners = self._owners_by_inode().get(row["inode"], set())
             if owners:
                 self.counts.shared.append([_owned_by(group, pid) for pid in sorted(owners)])
                 continue
             if row["reason"] == NO_MARK:
-                group.kind = unheld.get(row["cookie"])
+                group.kind = unheld.get(row["inode"])
             self.counts.counts.append((group, 1))
-
-    def _owners_by_inode(self) -> dict[int, set[int]]:
-        """Processes by inode of their sockets, from /proc: the socket of a descriptor may be another than iter/tcp shows, as an
-        MPTCP connection's, and then only the inode is theirs in common. Looked up where a socket has no owner otherwise.
-        """  # fmt: skip
-        if self._by_inode is None:
-            from finwait.sources.proc_fd import read_socket_descriptors
-
-            found = read_socket_descriptors(self.request.roots.proc)
-            self._by_inode = {}
-            for inode, pid in zip(found.inodes, found.pids, strict=True):
-                self._by_inode.setdefault(inode, set()).add(pid)
-        return self._by_inode
 
     def _add_closed(self, closed: list[dict[str, int]], moved: set[int]) -> None:
         """Sockets in state CLOSE: bound ones are counted, whoever holds an ended connection or a fresh one is remembered."""
         cookies = {netns.cookie for netns in self.provenance.netns}
         owners: dict[int, list[OwnedGroup]] = {}
         for row in {(row["cookie"], row["tgid"], row["fd"]): row for row in closed}.values():  # threads may have copies
-            if row["netns_cookie"] not in cookies or row["cookie"] in moved:
+            if row["netns_cookie"] not in cookies or row["inode"] in moved:
                 continue
             if self.request.family not in {None, row["family"]}:
                 continue

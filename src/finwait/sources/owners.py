@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from finwait.table.batch import Array, Mask
     from finwait.table.request import Roots
 
-JOIN_COLUMNS = ("state", "inode", "cookie", "uid", "cgroup_id")  # that a row must have to be joined
+JOIN_COLUMNS = ("state", "inode", "uid", "cgroup_id")  # that a row must have to be joined
 LOOKS = 3  # at all descriptors, where rows have an inode that none of them has
 UNKNOWN_KIND = -1
 BOUND_MASK = 1 << BOUND_INACTIVE
@@ -53,39 +53,39 @@ _KIND = {kind: number for number, kind in enumerate(OWNER_KINDS)}
 
 
 class OwnerIndex:
-    """Descriptors of sockets, in order of `keys`. keys: cookies (by BPF) or inodes (by /proc) as u8; pids, fds: u4 of the
-    same length. matched_by: as in table.owners. processes: (name, cgroup id) by process id. hidden: processes that could not
-    be looked at. matched: which of the descriptors a row was found for.
+    """Descriptors of sockets, in order of `inodes`: what the kernel shows of a socket has its descriptor's inode, MPTCP's
+    connections too, whose cookies are others. pids, fds: of the same length. matched_by: as in table.owners. processes:
+    (name, cgroup id) by process id. hidden: processes that could not be looked at. matched: which of the descriptors a row
+    was found for.
     """  # fmt: skip
 
-    __slots__ = ("by_cookie", "fds", "hidden", "keys", "matched", "matched_by", "pids", "processes")
+    __slots__ = ("fds", "hidden", "inodes", "matched", "matched_by", "pids", "processes")
 
     def __init__(
         self,
-        keys: Array,
+        inodes: Array,
         pids: Array,
         fds: Array,
+        matched_by: str,
         *,
-        by_cookie: bool,
         processes: Mapping[int, tuple[str, int]] | None = None,
         hidden: list[int] | None = None,
     ) -> None:
-        order = np.lexsort((fds, pids, keys))
-        self.keys, self.pids, self.fds = keys[order], pids[order], fds[order]
+        order = np.lexsort((fds, pids, inodes))
+        self.inodes, self.pids, self.fds = inodes[order], pids[order], fds[order]
         self._drop_copies()
-        self.matched = np.zeros(len(self.keys), dtype=np.bool_)
-        self.by_cookie = by_cookie
-        self.matched_by = BY_TASK_FILE if by_cookie else BY_PROC_FD
+        self.matched = np.zeros(len(self.inodes), dtype=np.bool_)
+        self.matched_by = matched_by
         self.processes = dict(processes or {})
         self.hidden = hidden or []
 
     def _drop_copies(self) -> None:
         """A thread with descriptors of its own has copies of its process's, under the same numbers."""
-        columns = (self.keys, self.pids, self.fds)
-        is_first = np.ones(len(self.keys), dtype=np.bool_)
+        columns = (self.inodes, self.pids, self.fds)
+        is_first = np.ones(len(self.inodes), dtype=np.bool_)
         is_first[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
         if not is_first.all():
-            self.keys, self.pids, self.fds = (column[is_first] for column in columns)
+            self.inodes, self.pids, self.fds = (column[is_first] for column in columns)
 
 
 def read_index(source: str, roots: Roots, notices: list[Notice]) -> OwnerIndex:
@@ -109,8 +109,8 @@ def read_bpf_index() -> OwnerIndex:
     from finwait.sources.libbpf import BpfObject
 
     with BpfObject("task_files") as walker:
-        keys, pids, fds = read_descriptors(walker)
-        return OwnerIndex(keys, pids, fds, by_cookie=True, processes=read_processes(walker))
+        inodes, pids, fds = read_descriptors(walker)
+        return OwnerIndex(inodes, pids, fds, BY_TASK_FILE, processes=read_processes(walker))
 
 
 def read_proc_index(roots: Roots) -> OwnerIndex:
@@ -119,7 +119,7 @@ def read_proc_index(roots: Roots) -> OwnerIndex:
 
     found = read_socket_descriptors(roots.proc)
     columns = (np.asarray(found.inodes, np.uint64), np.asarray(found.pids, np.uint32), np.asarray(found.fds, np.uint32))
-    return OwnerIndex(*columns, by_cookie=False, hidden=found.hidden)
+    return OwnerIndex(*columns, BY_PROC_FD, hidden=found.hidden)
 
 
 class OwnerJoin:
@@ -144,8 +144,6 @@ class OwnerJoin:
         inode = batch.column("inode")
         held = inode.valid_mask() & (inode.values != 0)
         if held.any() and self._index is None:
-            if "cookie" not in batch.columns:  # /proc/net/tcp has none, and by BPF sockets are known by it
-                self.source = "proc"
             self._look()
         kinds = _kinds_of(batch, held)
         if self._index is None:  # no row has an inode, so nobody was asked
@@ -169,10 +167,7 @@ class OwnerJoin:
     def _look_again(self, batch: Batch, without: Mask, reader: Reader) -> None:
         """At all descriptors, and then at the sockets: those that are still there and still nobody's are held by none."""
         self._look()
-        held = batch.column("inode").valid_mask()
-        _, count = self._find(batch, held)
-        self._add_by_inode(batch, without & (count == 0))
-        _, count = self._find(batch, held)
+        _, count = self._find(batch, batch.column("inode").valid_mask())
         left = without & (count == 0)
         if not left.any():
             return
@@ -187,32 +182,6 @@ class OwnerJoin:
             may_be_hidden = self._hidden or not sees_all_processes()
             self._unheld_kind = NOT_PERMITTED if may_be_hidden else NO_DESCRIPTOR
 
-    def _add_by_inode(self, batch: Batch, left: Mask) -> None:
-        """Look in /proc for the rows `left`, by inode: the socket of a descriptor may be another than the one that is shown,
-        as an MPTCP connection's, and then only the inode is theirs in common.
-        """  # fmt: skip
-        index = self._index
-        assert index is not None
-        if not index.by_cookie or not left.any():
-            return
-        found = read_proc_index(self.roots)
-        inodes = batch.column("inode").values[left].astype(np.uint64)
-        first = np.searchsorted(found.keys, inodes, "left")
-        count = np.searchsorted(found.keys, inodes, "right") - first
-        if not count.any():
-            return
-        rows = np.repeat(np.arange(len(inodes)), count)
-        at = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(len(rows))
-        matched = index.matched
-        self._index = OwnerIndex(
-            np.concatenate([index.keys, batch.column("cookie").values[left].astype(np.uint64)[rows]]),
-            np.concatenate([index.pids, found.pids[at]]),
-            np.concatenate([index.fds, found.fds[at]]),
-            by_cookie=True,
-            processes=index.processes,
-        )
-        self._index.matched |= np.isin(self._index.keys, index.keys[matched])
-
     def _kinds_of_unheld(self, batch: Batch) -> Array:
         """What to say of rows with an inode that no descriptor has."""
         assert self._index is not None
@@ -224,8 +193,8 @@ class OwnerJoin:
     def _look(self) -> None:
         before = self._index
         self._index = read_index(self.source, self.roots, self.notices)
-        if before is not None and before.by_cookie == self._index.by_cookie:
-            self._index.matched |= np.isin(self._index.keys, before.keys[before.matched])
+        if before is not None:
+            self._index.matched |= np.isin(self._index.inodes, before.inodes[before.matched])
         self._hidden = self._index.hidden or self._hidden
         self._looks += 1
         self.names.add_processes(self._index.processes)
@@ -233,10 +202,10 @@ class OwnerJoin:
     def _find(self, batch: Batch, held: Mask) -> tuple[Array, Array]:
         """Where the owners of each row begin in the index, and how many they are."""
         assert self._index is not None
-        column = batch.column("cookie" if self._index.by_cookie else "inode")
-        keys = column.values.astype(np.uint64)
-        first = np.searchsorted(self._index.keys, keys, "left")
-        count = np.searchsorted(self._index.keys, keys, "right") - first
+        column = batch.column("inode")
+        inodes = column.values.astype(self._index.inodes.dtype)
+        first = np.searchsorted(self._index.inodes, inodes, "left")
+        count = np.searchsorted(self._index.inodes, inodes, "right") - first
         return first, np.where(held & column.valid_mask(), count, 0)
 
     def _explode(self, batch: Batch, first: Array, count: Array, kinds: Array) -> Batch:
@@ -318,7 +287,7 @@ class OwnerJoin:
     def finish(self) -> list[Notice]:
         """What to tell when all batches are joined."""
         if self._hidden:
-            by_bpf = self._index is not None and self._index.by_cookie
+            by_bpf = self._index is not None and self._index.matched_by == BY_TASK_FILE
             self.notices.append(hidden_notice(self._hidden, None if by_bpf else OWNERS_REMEDY))
         return self.notices
 
