@@ -95,14 +95,12 @@ def judge_gateway(case: Case, limits: Limits) -> Iterator[Sign]:
 
 def _destinations(case: Case) -> dict[bytes, int]:
     """Connections that lead away from this host, TIME-WAIT left out, by peer's address and port."""
-    port = case.values("local_port")
-    listening = np.unique(port[case.in_state(TcpState.LISTEN)])
     away = ~case.in_state(TcpState.LISTEN, TcpState.CLOSE, TcpState.SYN_RECV, TcpState.TIME_WAIT)
-    rows = np.flatnonzero(away & ~case.is_loopback & ~np.isin(port, listening))
+    rows = np.flatnonzero(away & ~case.is_loopback & ~case.is_incoming)
     if not len(rows):
         return {}
     ports = case.values("peer_port")[rows].astype(">u2").view(np.uint8).reshape(-1, 2)
-    joined = np.ascontiguousarray(np.concatenate([plain_addresses(case, "peer_address")[rows], ports], axis=1))
+    joined = np.ascontiguousarray(np.concatenate([plain_addresses(case, "peer_address", rows), ports], axis=1))
     keys, counts = np.unique(joined.view("V18")[:, 0], return_counts=True)
     return {key.tobytes(): count for key, count in zip(keys, counts.tolist(), strict=True)}
 

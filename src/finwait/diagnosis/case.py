@@ -10,6 +10,7 @@ import numpy as np
 
 from finwait.errors import Phrase
 from finwait.table.cells import cells_of
+from finwait.tcp.state import TcpState
 from finwait.text.messages import mark
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from finwait.table.batch import Array, Mask
     from finwait.table.look import Holders, Host, Look
-    from finwait.tcp.state import TcpState
 
 WRAPS_AT = 1 << 32  # counters of 32-bit kernels
 LOOPBACK_V4 = 127
@@ -131,6 +131,13 @@ class Case:
         is_v4 = (family == 2) & (address[:, 0] == LOOPBACK_V4)
         loopback: Mask = is_v4 | ((family == 10) & (local6 | (mapped & (address[:, 12] == LOOPBACK_V4))))
         return loopback
+
+    @cached_property
+    def is_incoming(self) -> Mask:
+        """Which sockets have the port of a listener: clients of this host, and the listeners."""
+        listening = np.unique(self.values("local_port")[self.in_state(TcpState.LISTEN)])
+        incoming: Mask = np.isin(self.values("local_port"), listening)
+        return incoming
 
     # -- owners
 

@@ -231,7 +231,16 @@ def judge_peer_vanished(case: Case, limits: Limits) -> Iterator[Sign]:
             "retransmits_max": int(case.values("retransmits")[rows].max()),
             "unsent_or_unacked_bytes": int(case.values("send_q")[rows].sum()),
         }
-        yield Sign(WARNING, evidence, {"peer": peer, "count": len(rows)}, rows, guilty=False)
+        severity = matters(case, rows, peers, limits)
+        yield Sign(severity, evidence, {"peer": peer, "count": len(rows)}, rows, guilty=False)
+
+
+def matters(case: Case, rows: Array, peers: int, limits: Limits) -> str:
+    """How bad it is that peers have gone. Clients vanish all the time: at a server a few are a note; what this host connects
+    to should be there.
+    """  # fmt: skip
+    is_client = bool(case.is_incoming[rows].all())
+    return INFO if is_client and (peers > 1 or len(rows) < limits["warning_connections"]) else WARNING
 
 
 def judge_ghosts(case: Case, limits: Limits) -> Iterator[Sign]:
@@ -401,7 +410,7 @@ RULES = (
         title=mark("{peer} does not answer: {count} connections cannot be closed"),
         judge=judge_peer_vanished,
         reads=(),
-        limits={"retransmits": 3, "shown": 5},
+        limits={"retransmits": 3, "warning_connections": 10, "shown": 5},
         meaning=mark(
             "The FIN, or the data before it, is not acknowledged: the peer is gone, a filter drops the segments, or "
             "the peer's window "

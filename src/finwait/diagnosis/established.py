@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finwait.diagnosis.case import filled
-from finwait.diagnosis.closing import PERSIST, held, top_peers
+from finwait.diagnosis.closing import PERSIST, held, matters, top_peers
 from finwait.diagnosis.rule import INFO_OF_TCP, OWNERS, TWO_LOOKS, Rule, Sign, graded
 from finwait.errors import Phrase
 from finwait.table.cells import cells_of
@@ -75,7 +75,8 @@ def judge_unreachable(case: Case, limits: Limits) -> Iterator[Sign]:
             "no_ack_for_s": round(float(silent), 1),
             "retries2": case.number("ipv4.tcp_retries2"),
         }
-        yield Sign(WARNING, evidence, {"peer": peer, "count": len(rows)}, rows, float(silent) or None, guilty=False)
+        title = {"peer": peer, "count": len(rows)}
+        yield Sign(matters(case, rows, peers, limits), evidence, title, rows, float(silent) or None, guilty=False)
 
 
 def _held_back(case: Case, limits: Limits) -> Mask:
@@ -154,7 +155,9 @@ def judge_reader(case: Case, limits: Limits) -> Iterator[Sign]:
             "waits_at_least_s": round(oldest, 1),
         }
         title = {"who": case.who(pid), "count": len(rows)}
-        yield Sign(WARNING, evidence, title, rows, oldest, guilty=True)
+        # Who only ever writes leaves a little unread for ever, such as the session tickets of TLS.
+        little = bool(((recv_q[rows] < limits["little_bytes"]) & ~case.is_incoming[rows]).all())
+        yield Sign(INFO if little else WARNING, evidence, title, rows, oldest, guilty=True)
 
 
 def _nothing_read(case: Case, limits: Limits) -> Mask:
@@ -313,7 +316,7 @@ RULES = (
         title=mark("{peer} no longer answers: {count} connections wait with data"),
         judge=judge_unreachable,
         reads=(),
-        limits={"retransmits": 5, "shown": 5},
+        limits={"retransmits": 5, "warning_connections": 10, "shown": 5},
         meaning=mark(
             "The peer is gone, or the path to it broken, without a word. With tcp_retries2=15 the kernel gives up after "
             "about 924 s or later; until then the program sees a write that succeeded or blocks."
@@ -356,10 +359,11 @@ RULES = (
         judge=judge_reader,
         reads=(INFO_OF_TCP, OWNERS),
         states=(TcpState.ESTABLISHED,),
-        limits={"idle_s": 10},
+        limits={"idle_s": 10, "little_bytes": 2048},
         meaning=mark(
             "The kernel has received and acknowledged this data, and the program has not taken it for that long. When the "
-            "buffer is full the peer's window becomes zero and the peer waits."
+            "buffer is full the peer's window becomes zero and the peer waits. (A few hundred bytes on connections that the "
+            "program opened and only writes to are harmless: TLS session tickets, a banner.)"
         ),
         remedy=mark(
             "See what the program does instead (its threads' stacks, strace -p, py-spy, jstack): blocked on something "

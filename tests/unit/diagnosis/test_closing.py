@@ -105,11 +105,30 @@ def test_a_leak_that_grows_is_critical() -> None:
     assert severities(_looks(rows[:8], now=rows), "close-wait-leak") == ["warning"]
 
 
+def test_another_programs_growth_is_not_ones_own() -> None:
+    steady = [sock(CLOSE_WAIT, pid=7, last_ack_recv_ms=90_000) for _ in range(5)]
+    grows = [sock(CLOSE_WAIT, pid=8, last_ack_recv_ms=90_000) for _ in range(4)]
+    findings = found(_looks(steady + grows[:2], steady + grows[:3], now=steady + grows), "close-wait-leak")
+    assert [(finding.owners[0].pid, finding.severity) for finding in findings] == [(8, "critical"), (7, "warning")]
+
+
 def test_turnover_beside_an_old_leak_is_no_growth() -> None:
     leaked = [sock(CLOSE_WAIT, last_ack_recv_ms=90_000)]
     brief = [sock(CLOSE_WAIT) for _ in range(60)]
     case = _looks(leaked + brief[:20], leaked + brief[10:30], now=leaked + brief[15:35])
     assert severities(case, "close-wait-leak") == ["warning"]
+
+
+def test_who_was_established_before_did_not_stay() -> None:
+    rows = [sock(CLOSE_WAIT) for _ in range(20)]
+    before = [*rows[:10], *({**row, "state": int(TcpState.ESTABLISHED)} for row in rows[10:]), *_others(10)]
+    assert severities(case_of(rows, before=before), "close-wait-churn") == ["info"]
+    nobodys = [sock(CLOSE_WAIT, pid=None) for _ in range(20)]
+    assert severities(case_of(nobodys, before=_others(20)), "close-wait-churn") == []
+
+
+def _others(count: int) -> list[Row]:
+    return [sock(CLOSE_WAIT) for _ in range(count)]
 
 
 def test_few_or_ever_more_close_wait_are_no_turnover() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finwait.tcp.state import TcpState
-from tests.unit.diagnosis.cases import case_of, found, severities, sock
+from tests.unit.diagnosis.cases import case_of, found, listener, severities, sock
 
 UP = TcpState.ESTABLISHED
 NOTHING: list[str] = []
@@ -95,6 +95,15 @@ def _full(count: int, peer: str = "10.9.0.1:443", **columns: Any) -> list[dict[s
         ([*_full(2), *_full(90, timer="none", send_q=0)], ["info"]),  # two paused films among many
         ([*_full(2), *_full(1, "10.9.0.2:443"), *_full(3, timer="none")], ["warning"]),  # half of all
         ([*_full(2), *_full(1, "10.9.0.2:443"), *_full(4, timer="none")], ["info"]),
+        (
+            [
+                *(row for number in (1, 2, 3) for row in _full(1, f"10.9.0.{number}:443")),
+                *_full(9, timer="none", pid=8),
+            ],
+            ["warning"],  # all of this process
+        ),
+        ([*_full(2), *_full(1, "10.9.0.2:443"), *(listener(0, 9) for _ in range(9))], ["warning"]),
+        ([{**row, "state": int(TcpState.FIN_WAIT1)} for row in _full(3)], []),  # peer-vanished speaks
         (_full(3, timer="on"), []),
         (_full(3, send_q=0), []),
         (_full(3, pid=None), []),
@@ -129,6 +138,9 @@ def test_data_that_does_not_leave_for_half_a_minute() -> None:
         before = [{**row, **changed} for row in waiting]
         case = case_of(waiting, before=before, seconds=seconds, info_before=True)
         assert severities(case, "zero-window") == wanted
+    for changed in ({"retransmits": 1}, {"state": int(TcpState.FIN_WAIT1)}, {"cookie": None}):
+        others = [{**row, **changed} for row in waiting]
+        assert severities(case_of(others, seconds=30.0, info_before=True), "zero-window") == []
     assert severities(case_of(waiting, seconds=30.0), "zero-window") == []  # the first look lacks tcp_info
 
 
@@ -143,24 +155,44 @@ def test_data_that_does_not_leave_for_half_a_minute() -> None:
     ],
 )
 def test_data_that_lies_unread(columns: dict[str, Any], wanted: list[str]) -> None:
-    row = sock(UP, **{"recv_q": 9, "last_data_recv_ms": 10_000, **columns})
+    row = sock(UP, **{"recv_q": 4000, "last_data_recv_ms": 10_000, **columns})
     findings = found(case_of([row], looks=1), "reader-stuck")
     assert [finding.severity for finding in findings] == wanted
 
 
+@pytest.mark.parametrize(
+    ("recv_q", "incoming", "wanted"),
+    [(2047, False, ["info"]), (2048, False, ["warning"]), (1, True, ["warning"])],
+)
+def test_a_program_that_only_writes_leaves_a_little_unread(recv_q: int, incoming: bool, wanted: list[str]) -> None:
+    rows = [sock(UP, "10.0.0.1:80", recv_q=recv_q, last_data_recv_ms=60_000), *([listener(0, 9)] if incoming else [])]
+    assert severities(case_of(rows), "reader-stuck") == wanted
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(9, ["info"]), (10, ["warning"])])
+def test_clients_that_vanish_are_a_note_unless_many_of_one_address(count: int, wanted: list[str]) -> None:
+    gone = [sock(UP, "10.0.0.1:80", timer="on", send_q=9, retransmits=5) for _ in range(count)]
+    closing = [{**row, "state": int(TcpState.LAST_ACK), "pid": None} for row in gone]
+    for rows, rule in ((gone, "peer-unreachable"), (closing, "peer-vanished")):
+        assert severities(case_of([listener(0, 9), *rows]), rule) == wanted
+        assert severities(case_of(rows), rule) == ["warning"]  # a server of ours
+    many = [{**row, "peer_address": f"10.9.0.{at}"} for at, row in enumerate(gone * 4)]
+    assert set(severities(case_of([listener(0, 9), *many]), "peer-unreachable")) == {"info"}
+
+
 def test_a_program_that_reads_slowly_is_not_stuck() -> None:
-    row = sock(UP, recv_q=900, last_data_recv_ms=60_000)
-    for then, wanted in ((901, NOTHING), (900, ["warning"]), (0, ["warning"])):
+    row = sock(UP, recv_q=4000, last_data_recv_ms=60_000)
+    for then, wanted in ((4001, NOTHING), (4000, ["warning"]), (0, ["warning"])):
         assert severities(case_of([row], before=[{**row, "recv_q": then}]), "reader-stuck") == wanted
 
 
 def test_data_that_goes_on_coming_and_is_not_read() -> None:
-    now = sock(UP, recv_q=900, bytes_received=5000)
+    now = sock(UP, recv_q=4000, bytes_received=5000)
     for seconds, recv_q, received, wanted in (
-        (10.0, 400, 4500, ["warning"]),
-        (9.9, 400, 4500, NOTHING),
-        (10.0, 400, 4400, NOTHING),  # 100 were read
-        (10.0, 0, 4100, NOTHING),  # nothing lay there
+        (10.0, 3500, 4500, ["warning"]),
+        (9.9, 3500, 4500, NOTHING),
+        (10.0, 3500, 4400, NOTHING),  # 100 were read
+        (10.0, 0, 1000, NOTHING),  # nothing lay there
     ):
         before = [{**now, "recv_q": recv_q, "bytes_received": received}]
         assert severities(case_of([now], before=before, seconds=seconds, info_before=True), "reader-stuck") == wanted

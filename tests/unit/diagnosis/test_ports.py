@@ -126,6 +126,13 @@ def test_incoming_connections_take_no_port_of_the_range() -> None:
     assert severities(case_of(rows, sysctls=FEW), "port-exhaustion") == []
 
 
+def test_accepted_connections_are_not_outgoing_ones() -> None:
+    rows = [*(listener(0, 9, f"0.0.0.0:{port}") for port in range(10000, 10005)), *_outgoing(5)]
+    outgoing = [sock(TcpState.ESTABLISHED, f"10.0.0.1:{port}", PEER) for port in range(10005, 10071)]
+    beyond = [sock(TcpState.CLOSE, f"10.0.0.1:{port}", "0.0.0.0:0") for port in range(10100, 10120)]
+    assert severities(case_of([*rows, *outgoing, *beyond], sysctls=FEW), "port-exhaustion") == []  # 66 of 95
+
+
 def test_time_to_exhaustion_at_the_present_growth() -> None:
     rows = _outgoing(80)
     (finding,) = found(case_of(rows, before=rows[:60], sysctls=FEW), "port-exhaustion")

@@ -104,6 +104,7 @@ def test_half_open_connections_count_for_the_listener_of_their_address() -> None
     (finding,) = found(case_of([wide, narrow, *_half_open(12, 12)]), "half-open-unanswered")
     assert finding.evidence["local"] == "10.0.0.1:80"
     assert found(case_of([wide, narrow, *_half_open(12, 12, "10.0.0.2:80")]), "half-open-unanswered") == []
+    assert found(case_of([narrow, *_half_open(12, 12, "10.0.0.2:80")]), "half-open-unanswered") == []
     six = [listener(0, 12, ":::80"), *_half_open(12, 12)]
     assert found(case_of(six), "half-open-unanswered") == []  # of another family
 
