@@ -24,7 +24,7 @@ LOOPBACK_V4 = 127
 UNSEEN = mark("some program")
 PROCESS_TEXT = mark("{name} (pid {pid})")
 UNNAMED = mark("pid {pid}")
-OTHER_PEERS = mark("{count} other peers")
+MANY_PEERS = mark("{count} peers")
 
 
 @dataclass
@@ -164,19 +164,21 @@ class Case:
         yield from _grouped(rows, keys.view(f"V{keys.shape[1]}")[:, 0])
 
     def worst_peers(self, mask: Mask, most: int, *names: str) -> Iterator[tuple[Array, int]]:
-        """As `by_peer`, with 1 for each of the `most` largest groups; then what is left in one, with how many groups it is:
-        when a network fails nobody reads a thousand findings.
+        """As `by_peer`, with 1 for each of at most `most` groups that are a tenth of all or more; then what is left in one,
+        with how many groups it is: when a network fails nobody reads a thousand findings.
         """
         groups = list(self.by_peer(mask, *names))
-        for rows in groups[:most]:
+        total = sum(len(rows) for rows in groups)
+        large = sum(len(rows) * 10 >= total for rows in groups[:most])
+        for rows in groups[:large]:
             yield rows, 1
-        if groups[most:]:
-            yield np.concatenate(groups[most:]), len(groups) - most
+        if groups[large:]:
+            yield np.concatenate(groups[large:]), len(groups) - large
 
     def peer_text(self, rows: Array, count: int, name: str = "peer_address") -> object:
         """For people: the peer of `rows`, or how many they are."""
         if count > 1:
-            return Phrase(OTHER_PEERS, count=count)
+            return Phrase(MANY_PEERS, count=count)
         return str(cells_of(self.now.rows.take(rows[:1]), name)[0])
 
     def who(self, pid: int) -> Phrase:

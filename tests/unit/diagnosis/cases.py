@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from finwait.diagnosis.case import Case
 from finwait.diagnosis.rules import RULE_BY_ID
 from finwait.diagnosis.verdict import diagnose
+from finwait.errors import Phrase
 from finwait.table.columns import TIMER_NAMES
 from finwait.table.look import INFO_COLUMNS, LOOK_COLUMNS, PLAIN_COLUMNS, Holders, Host, Look, Process
 from finwait.table.snapshot import Netns, Provenance
@@ -142,7 +144,18 @@ def verdict(case: Case, *rules: str, others: Sequence[Case] = (), **limits: floa
     """What `rules` (all for none) say; limits: thresholds of the first."""
     chosen = [RULE_BY_ID[rule] for rule in rules] or list(RULE_BY_ID.values())
     case.others = tuple(others)
-    return diagnose([case, *others], chosen, {rules[0]: limits} if rules else {}, Provenance("sock_diag"))
+    diagnosis = diagnose([case, *others], chosen, {rules[0]: limits} if rules else {}, Provenance("sock_diag"))
+    for finding in diagnosis.findings:  # every place of its texts is filled, and the evidence is JSON
+        assert "{" not in f"{finding.title}{finding.meaning}{finding.remedy}{finding.avoid or ''}"
+        assert json.loads(json.dumps(_plain(finding.evidence)))
+    return diagnosis
+
+
+def _plain(evidence: object) -> object:
+    """As it is written: an evidence may be a phrase, such as how many peers there are."""
+    if isinstance(evidence, dict):
+        return {name: _plain(value) for name, value in evidence.items()}
+    return str(evidence) if isinstance(evidence, Phrase) else evidence
 
 
 def found(case: Case, rule: str, **limits: float) -> list[Finding]:

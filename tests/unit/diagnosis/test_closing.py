@@ -201,10 +201,14 @@ def test_an_outage_is_no_thousand_findings() -> None:
         sock(TcpState.LAST_ACK, peer=f"10.9.{number // 200}.{number % 200}:443", pid=None, timer="on", retransmits=4)
         for number in range(1000)
     ]
-    findings = found(case_of([*rows, {**rows[7], "cookie": 1 << 40}]), "peer-vanished")
-    assert [finding.total for finding in findings] == [2, 1, 1, 1, 1, 995]
+    of_one = [{**rows[7], "cookie": (1 << 40) + number} for number in range(111)]
+    findings = found(case_of([*rows, *of_one]), "peer-vanished")
+    assert [finding.total for finding in findings] == [112, 999]
     assert findings[0].evidence["peer"] == "10.9.0.7"
-    assert str(findings[-1].title).startswith("995 other peers")
+    assert str(findings[1].title).startswith("no answer from 999 peers")
+    assert [finding.total for finding in found(case_of([*rows, *of_one[:109]]), "peer-vanished")] == [1109]
+    few = [{**row, "cookie": (2 << 40) + at} for at, row in enumerate(rows[:7])]
+    assert [finding.total for finding in found(case_of(few), "peer-vanished")] == [1, 1, 1, 1, 1, 2]
 
 
 @pytest.mark.parametrize(
