@@ -204,7 +204,7 @@ def test_a_connect_that_waited_and_was_refused_is_no_ghost_and_one_that_did_not_
 def shutdown_by_cookie(haunted: Haunted) -> dict[int, int]:
     """sk_shutdown of every socket in state CLOSE that the process has a descriptor of."""
     with BpfObject("task_files") as walker:
-        rows = list(Layout("finwait_descriptor").named(drain(walker.open_iterator)))
+        rows = list(Layout("finwait_descriptor").named(drain(walker.open_iterator("list_task_files"))))
     held = [row for row in rows if row["tgid"] == haunted.pid and row["state"] == TcpState.CLOSE]
     return {row["cookie"]: row["shutdown"] for row in held}
 

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-OBJECTS = ("count_tcp", "list_tcp", "count_owners", "task_files", "ns_files")
+PROGRAMS = {
+    "count_tcp": ("count_tcp",),
+    "list_tcp": ("list_tcp",),
+    "count_owners": ("mark_owners", "count_owners"),
+    "task_files": ("list_task_files",),
+    "ns_files": ("list_ns_files",),
+}
+OBJECTS = tuple(PROGRAMS)
 LISTENERS = 23
 
 
@@ -134,8 +141,8 @@ def test_objects_of_this_installation_load_and_close(held: Population) -> None:
     for name in OBJECTS:
         assert read_object(name)
         with BpfObject(name) as walker:
-            if name != "count_owners":  # it has two programs
-                drain(walker.open_iterator)
+            for program in PROGRAMS[name]:
+                drain(walker.open_iterator(program))
             assert len(open_descriptors()) > len(before)
         assert open_descriptors() == before
 

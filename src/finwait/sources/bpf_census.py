@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from struct import Struct
 
-from finwait.errors import NotPermitted, NotSupported
-from finwait.sources.census import CLOSED_NOT_VISIBLE, CLOSED_REMEDY
 from finwait.sources.libbpf import BpfObject, read_iterator
 from finwait.sources.namespaces import visit_places
 from finwait.sources.sock_diag import count_states as count_dumped
-from finwait.sources.sock_diag import netns_of, open_diag_socket
+from finwait.sources.sock_diag import netns_of, open_beside
 from finwait.table.request import Request
-from finwait.table.snapshot import Netns, Notice
 from finwait.tcp.state import BOUND_INACTIVE, TcpState
 from finwait.wire.inet_diag import AF_INET6
 
@@ -23,7 +20,7 @@ if TYPE_CHECKING:
     from _socket import socket
     from collections.abc import Callable
 
-    from finwait.table.snapshot import Provenance
+    from finwait.table.snapshot import Notice, Provenance
 
 _COUNTS = Struct("=32Q")  # counts[2][16] of bpf/count_tcp.bpf.c
 BOUND_MASK = 1 << BOUND_INACTIVE
@@ -35,14 +32,8 @@ def count_states(request: Request, provenance: Provenance) -> dict[int, int]:
     provenance.source = "bpf"
     with BpfObject("count_tcp") as walker:
 
-        def enter() -> tuple[int, socket | None]:
-            diag = open_diag_or_none()
-            try:
-                return walker.open_iterator(), diag
-            except BaseException:
-                if diag is not None:
-                    diag.close()
-                raise
+        def enter() -> tuple[int, socket]:
+            return open_beside(lambda: walker.open_iterator("count_tcp"))
 
         before = _COUNTS.unpack(walker.read_section(".bss"))
         for place, (descriptor, diag) in visit_places(request, enter, provenance.notices):
@@ -50,10 +41,9 @@ def count_states(request: Request, provenance: Provenance) -> dict[int, int]:
                 found: list[Notice] = []
                 closed = count_bound(diag, request, lambda descriptor=descriptor: _exhaust(descriptor), found)  # type: ignore[misc]
                 after = _COUNTS.unpack(walker.read_section(".bss"))
-                provenance.netns.append(netns_at(diag, place.name, place.inode))
+                provenance.netns.append(netns_of(diag, place.name, place.inode))
             finally:
-                if diag is not None:
-                    diag.close()
+                diag.close()
             for notice in found:
                 provenance.add_notice(notice)
             _add(totals, [new - old for new, old in zip(after, before, strict=True)], request)
@@ -74,36 +64,12 @@ def _add(totals: dict[int, int], counts: list[int], request: Request) -> None:
             totals[state] = totals.get(state, 0) + count
 
 
-def open_diag_or_none() -> socket | None:
-    """A socket for what only sock_diag tells; None where this kernel has none."""
-    try:
-        return open_diag_socket()
-    except (NotSupported, NotPermitted):
-        return None
-
-
-def netns_at(diag: socket | None, name: str | None, inode: int | None) -> Netns:
-    """The namespace of `diag`, without its cookie where there is no socket to ask."""
-    return Netns(None, inode, name) if diag is None else netns_of(diag, name, inode)
-
-
-def count_bound(diag: socket | None, request: Request, meanwhile: Callable[[], None], notices: list[Notice]) -> int:
+def count_bound(diag: socket, request: Request, meanwhile: Callable[[], None], notices: list[Notice]) -> int:
     """How many sockets are bound and not connected, counted in a thread while `meanwhile` runs; what went wrong is added to
     `notices`.
     """  # fmt: skip
-    if diag is None or not request.states & BOUND_MASK:
+    if not request.states & BOUND_MASK:
         meanwhile()
-        if request.states & BOUND_MASK:
-            arguments = {"source": "bpf"}
-            notices.append(
-                Notice(
-                    "closed_not_visible",
-                    CLOSED_NOT_VISIBLE,
-                    missing="closed",
-                    remedy=CLOSED_REMEDY,
-                    arguments=arguments,
-                )
-            )
         return 0
     from threading import Thread
 

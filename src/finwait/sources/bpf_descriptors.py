@@ -21,7 +21,7 @@ def read_descriptors(walker: BpfObject) -> tuple[Array, Array, Array]:
     """  # fmt: skip
     parts: list[tuple[Array, Array, Array]] = []
     rest = b""
-    for piece in read_iterator(walker.open_iterator()):
+    for piece in read_iterator(walker.open_iterator("list_task_files")):
         data = rest + piece if rest else piece
         whole = len(data) // DESCRIPTOR.itemsize * DESCRIPTOR.itemsize
         rest = data[whole:]

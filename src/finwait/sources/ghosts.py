@@ -88,7 +88,7 @@ def read_ghosts(
 def _by_bpf(netns: Sequence[Netns]) -> Iterator[Batch]:
     with BpfObject("task_files") as walker:
         walker.write_section(".bss", globals_section("task_files", ".bss", {"only_closed": 1}))
-        rows = np.frombuffer(drain(walker.open_iterator), dtype=_ROW)
+        rows = np.frombuffer(drain(walker.open_iterator("list_task_files")), dtype=_ROW)
         processes = read_processes(walker)
     held = rows["held"]
     mask = (held["shutdown"] == SHUT_BOTH) & np.isin(held["netns_cookie"], [found.cookie or 0 for found in netns])

@@ -16,7 +16,7 @@ from finwait.wire.bpf_layouts import SOURCES_DIGEST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
 LIBRARY = "libbpf.so.1"
 MAJOR = 1
@@ -34,7 +34,6 @@ _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "bpf_object__open_mem": (c_void_p, (c_char_p, c_size_t, c_void_p)),
     "bpf_object__load": (c_int, (c_void_p,)),
     "bpf_object__close": (None, (c_void_p,)),
-    "bpf_object__next_program": (c_void_p, (c_void_p, c_void_p)),
     "bpf_object__find_program_by_name": (c_void_p, (c_void_p, c_char_p)),
     "bpf_object__find_map_by_name": (c_void_p, (c_void_p, c_char_p)),
     "bpf_map__fd": (c_int, (c_void_p,)),
@@ -195,7 +194,7 @@ class BpfObject:
             )
         return found
 
-    def map_descriptor(self, name: str) -> int:
+    def _map_descriptor(self, name: str) -> int:
         """Descriptor of map `name`; it belongs to the object."""
         return self._check(self._library.call("bpf_map__fd", self._map(name)), f"bpf_map__fd {name}")
 
@@ -208,13 +207,13 @@ class BpfObject:
         size = self._library.call("bpf_map__value_size", self._map(name))
         key = c_uint32(0)
         content = ctypes.create_string_buffer(value, size)
-        result = self._library.call("bpf_map_update_elem", self.map_descriptor(name), byref(key), content, 0)
+        result = self._library.call("bpf_map_update_elem", self._map_descriptor(name), byref(key), content, 0)
         self._check(result, f"bpf_map_update_elem {name}")
 
     def read_map(self, name: str) -> Iterator[tuple[bytes, bytes]]:
         """(key, value) of every element of hash map `name`, by many at once (BPF_MAP_LOOKUP_BATCH, Linux 5.6)."""
         library, found = self._library, self._map(name)
-        descriptor = self.map_descriptor(name)
+        descriptor = self._map_descriptor(name)
         key_size, value_size = library.call("bpf_map__key_size", found), library.call("bpf_map__value_size", found)
         room = _BATCH
         position = ctypes.create_string_buffer(8)
@@ -244,25 +243,22 @@ class BpfObject:
         """Element `index` of array map `name`."""
         value = ctypes.create_string_buffer(self._library.call("bpf_map__value_size", self._map(name)))
         key = c_uint32(index)
-        result = self._library.call("bpf_map_lookup_elem", self.map_descriptor(name), byref(key), value)
+        result = self._library.call("bpf_map_lookup_elem", self._map_descriptor(name), byref(key), value)
         self._check(result, f"bpf_map_lookup_elem {name}")
         return value.raw
 
-    def open_iterator(self, program: str | None = None) -> int:
-        """A descriptor that walks what `program` iterates over (None: the object's one program); iter/tcp in the calling
-        thread's network namespace. It is the caller's to close.
+    def open_iterator(self, program: str) -> int:
+        """A descriptor that walks what `program` iterates over; iter/tcp in the calling thread's network namespace. It is the
+        caller's to close.
         """  # fmt: skip
         library = self._library
-        name = self.name if program is None else program
-        if name not in self._links:
-            found = library.call("bpf_object__next_program", self._object, None)
-            if program is not None:
-                found = library.call("bpf_object__find_program_by_name", self._object, program.encode())
+        if program not in self._links:
+            found = library.call("bpf_object__find_program_by_name", self._object, program.encode())
             link = library.call("bpf_program__attach_iter", found, None) if found else 0
             if not link:
-                raise library.failure(ctypes.get_errno(), f"bpf_program__attach_iter {name}")
-            self._links[name] = link
-        descriptor = library.call("bpf_iter_create", library.call("bpf_link__fd", self._links[name]))
+                raise library.failure(ctypes.get_errno(), f"bpf_program__attach_iter {program}")
+            self._links[program] = link
+        descriptor = library.call("bpf_iter_create", library.call("bpf_link__fd", self._links[program]))
         return self._check(descriptor, "bpf_iter_create")
 
     def close(self) -> None:
@@ -305,6 +301,6 @@ def read_iterator(descriptor: int) -> Iterator[bytes]:
         os.close(descriptor)
 
 
-def drain(open_iterator: Callable[[], int]) -> bytes:
-    """All that a walk writes."""
-    return b"".join(read_iterator(open_iterator()))
+def drain(descriptor: int) -> bytes:
+    """All that a walk writes; closes `descriptor`. Raises SourceError."""
+    return b"".join(read_iterator(descriptor))

@@ -72,7 +72,7 @@ def _by_bpf() -> list[tuple[int, int]]:
     from finwait.wire.bpf_records import Layout
 
     with BpfObject("ns_files") as walker:
-        rows = Layout("finwait_ns_file").named(drain(walker.open_iterator))
+        rows = Layout("finwait_ns_file").named(drain(walker.open_iterator("list_ns_files")))
         return [(row["tgid"], row["fd"]) for row in rows]
 
 

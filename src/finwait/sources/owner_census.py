@@ -12,7 +12,7 @@ from struct import Struct
 from finwait.sources.choice import allocated_sockets
 from finwait.sources.libbpf import BpfObject, drain, read_iterator
 from finwait.sources.namespaces import visit_places
-from finwait.sources.sock_diag import netns_of, open_diag_socket
+from finwait.sources.sock_diag import netns_of, open_beside
 from finwait.table.owners import NO_DESCRIPTOR, NOT_PERMITTED, OWNER_KINDS, PROCESS
 from finwait.tcp.state import TcpState
 from finwait.wire.bpf_records import (
@@ -127,7 +127,7 @@ class _Walks:
     def _mark(self) -> list[dict[str, int]]:
         """The walk over descriptors: keeps those of sockets that a mark cannot hold, returns those in state CLOSE."""
         closed = []
-        for row in _DESCRIPTOR.named(drain(lambda: self.walker.open_iterator("mark_owners"))):
+        for row in _DESCRIPTOR.named(drain(self.walker.open_iterator("mark_owners"))):
             if row["state"] == TcpState.CLOSE:
                 closed.append(row)
             else:
@@ -138,12 +138,7 @@ class _Walks:
         """The second walk, in each namespace that was asked for."""
 
         def enter() -> tuple[int, socket]:
-            diag = open_diag_socket()  # it knows the namespace's cookie
-            try:
-                return self.walker.open_iterator("count_owners"), diag
-            except BaseException:
-                diag.close()
-                raise
+            return open_beside(lambda: self.walker.open_iterator("count_owners"))
 
         pieces: list[bytes] = []
         notices = self.provenance.notices if first else []

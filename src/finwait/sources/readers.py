@@ -14,7 +14,7 @@ from finwait.sources.diag_table import read_batches
 from finwait.sources.namespaces import Place, open_inside, visit_places
 from finwait.sources.proc_net import close_files, open_files, read_records
 from finwait.sources.record_columns import batches_of_records
-from finwait.sources.sock_diag import netns_of, open_diag_socket
+from finwait.sources.sock_diag import netns_of, open_beside, open_diag_socket
 from finwait.table.columns import COLUMN_BY_NAME
 from finwait.table.request import Request
 from finwait.table.snapshot import Netns, Notice
@@ -185,16 +185,7 @@ class BpfReader(SockDiagReader):
 
 def _opener(walker: BpfObject) -> Callable[[], tuple[int, socket]]:
     """What opens an iterator, and a socket beside it, inside a namespace."""
-
-    def open_both() -> tuple[int, socket]:
-        diag = open_diag_socket()
-        try:
-            return walker.open_iterator(), diag
-        except BaseException:
-            diag.close()
-            raise
-
-    return open_both
+    return lambda: open_beside(lambda: walker.open_iterator("list_tcp"))
 
 
 def _open_bpf_readers(request: Request, notices: list[Notice]) -> Iterator[Reader]:

@@ -14,6 +14,8 @@ from finwait.wire.inet_diag import build_tcp_dump
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from finwait.table.request import Request
 
 NETLINK_SOCK_DIAG = 4
@@ -35,6 +37,18 @@ def open_diag_socket() -> socket:
         return socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
     except OSError as error:
         raise _refusal(error.errno or 0, "socket(AF_NETLINK, NETLINK_SOCK_DIAG)") from error
+
+
+def open_beside(opener: Callable[[], int]) -> tuple[int, socket]:
+    """The descriptor that `opener` opens, and a netlink socket onto the same namespace, which knows its cookie and its bound
+    sockets. For a thread inside it. Raises what either raises.
+    """  # fmt: skip
+    diag = open_diag_socket()
+    try:
+        return opener(), diag
+    except BaseException:
+        diag.close()
+        raise
 
 
 def _refusal(errno: int, request: str) -> FinwaitError:

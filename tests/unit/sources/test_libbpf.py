@@ -51,7 +51,6 @@ class Library:
             "bpf_object__open_mem": OBJECT,
             "bpf_object__find_map_by_name": MAP,
             "bpf_object__find_program_by_name": PROGRAM,
-            "bpf_object__next_program": PROGRAM,
             "bpf_program__attach_iter": LINK,
         }
         for name in libbpf._FUNCTIONS:
@@ -203,7 +202,7 @@ def test_an_iterator_that_cannot_be_attached_is_told_and_the_object_is_closed(
 ) -> None:
     library = use(bpf_program__attach_iter=fail_with(number))
     with pytest.raises(REFUSALS[number][0], match="bpf_program__attach_iter walk"), opened(tmp_path) as walk:
-        walk.open_iterator()
+        walk.open_iterator("walk")
     assert library.bpf_link__destroy.calls == []
     assert library.bpf_object__close.calls == [(OBJECT,)]
 
@@ -213,7 +212,7 @@ def test_an_iterator_that_cannot_be_made_is_told_and_everything_is_closed(
 ) -> None:
     library = use(bpf_iter_create=-errno.EMFILE)
     with pytest.raises(SourceError, match="bpf_iter_create walk: Too many open files"), opened(tmp_path) as walk:
-        walk.open_iterator()
+        walk.open_iterator("walk")
     assert library.bpf_link__destroy.calls == [(LINK,)]
     assert library.bpf_object__close.calls == [(OBJECT,)]
 
@@ -221,7 +220,7 @@ def test_an_iterator_that_cannot_be_made_is_told_and_everything_is_closed(
 def test_a_link_is_made_once_and_closing_twice_closes_once(use: Callable[..., Library], tmp_path: Path) -> None:
     library = use(bpf_iter_create=7)
     with opened(tmp_path) as walk:
-        assert [walk.open_iterator(), walk.open_iterator()] == [7, 7]
+        assert [walk.open_iterator("walk"), walk.open_iterator("walk")] == [7, 7]
     walk.close()
     assert len(library.bpf_program__attach_iter.calls) == 1
     assert library.bpf_link__destroy.calls == [(LINK,)]
@@ -342,7 +341,7 @@ class Descriptor:
 
 def test_a_walk_that_a_million_silent_objects_interrupt_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     walk = Descriptor(monkeypatch, errno.EAGAIN, errno.EAGAIN, b"one", errno.EAGAIN, b"two", errno.EAGAIN, b"")
-    assert drain(lambda: 7) == b"onetwo"
+    assert drain(7) == b"onetwo"
     assert (walk.answers, walk.closed) == ([], 1)
 
 
@@ -350,7 +349,7 @@ def test_a_walk_that_a_million_silent_objects_interrupt_goes_on(monkeypatch: pyt
 def test_a_walk_that_fails_is_told_and_closed(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     walk = Descriptor(monkeypatch, b"one", number)
     with pytest.raises(SourceError, match=f"read of an iterator: {os.strerror(number)}"):
-        drain(lambda: 7)
+        drain(7)
     assert walk.closed == 1
 
 

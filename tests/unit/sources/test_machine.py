@@ -443,9 +443,6 @@ class FakeObject:
         self.name = name
         self.opened.append((name, shared))
 
-    def map_descriptor(self, name: str) -> int:
-        return 23
-
     def close(self) -> None:
         self.closed.append(self.name)
 
