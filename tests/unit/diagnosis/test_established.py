@@ -118,12 +118,16 @@ def test_a_window_that_opens_now_and_then_is_no_trouble() -> None:
     assert severities(case_of(rows, before=[{**row, "send_q": 2000} for row in rows]), "zero-window") == ["warning"]
     assert severities(case_of(rows, before=[{**row, "send_q": 2001} for row in rows]), "zero-window") == []
     assert severities(case_of(rows, before=[{**row, "timer": 0} for row in rows]), "zero-window") == []
+    open_now = [{**row, "timer": 0} for row in rows]
+    assert severities(case_of(open_now, before=rows), "zero-window") == []
     assert severities(case_of(rows, before=_full(3)), "zero-window") == []  # other connections
 
 
 def test_one_look_tells_a_zero_window_by_its_probes() -> None:
     assert severities(case_of(_full(3, backoff=3), looks=1), "zero-window") == ["warning"]
     assert severities(case_of(_full(3, backoff=2), looks=1), "zero-window") == []
+    assert severities(case_of(_full(3, backoff=3, timer="on"), looks=1), "zero-window") == []
+    assert severities(case_of(_full(3, backoff=3, send_q=0), looks=1), "zero-window") == []
 
 
 def test_data_that_does_not_leave_for_half_a_minute() -> None:
