@@ -147,11 +147,10 @@ def _add_places_of_processes(place_by_inode: dict[int | None, Place], roots: Roo
 
 def _name_by_process(pid: str, roots: Roots) -> str:
     from finwait.sources.cgroups import read_process_cgroup
-    from finwait.table.owners import short_container
-    from finwait.wire.cgroup_path import parse_cgroup_path
+    from finwait.table.owners import names_of_cgroup
 
-    container = parse_cgroup_path(read_process_cgroup(int(pid), roots.proc) or "").container
-    return f"{PID_PREFIX}{pid}" if container is None else short_container(container)
+    container, _ = names_of_cgroup(read_process_cgroup(int(pid), roots.proc))
+    return container or f"{PID_PREFIX}{pid}"
 
 
 HIDDEN = mark("processes whose network namespace could not be looked at: {count}, the first is process {pid}")

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from finwait.sources.cgroups import CgroupPaths, read_process_cgroup
 from finwait.sources.proc_fd import read_comm
-from finwait.table.owners import short_container
+from finwait.table.owners import names_of_cgroup
 from finwait.wire.bpf_records import NO_UID
-from finwait.wire.cgroup_path import parse_cgroup_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from finwait.table.request import Roots
-    from finwait.wire.cgroup_path import CgroupIdentity
 
 
 class OwnerNames:
@@ -60,7 +58,7 @@ class OwnerNames:
     def identity_of_path(self, path: str | None) -> tuple[str | None, str | None]:
         """(container, unit) that cgroup `path` names."""
         if path not in self._identity_by_path:
-            self._identity_by_path[path] = _names_of(parse_cgroup_path(path or ""))
+            self._identity_by_path[path] = names_of_cgroup(path)
         return self._identity_by_path[path]
 
     def _process_path(self, pid: int) -> str | None:
@@ -71,11 +69,6 @@ class OwnerNames:
                 path = self.cgroup(self._told[pid][1])
             self._path_by_pid[pid] = path
         return self._path_by_pid[pid]
-
-
-def _names_of(identity: CgroupIdentity) -> tuple[str | None, str | None]:
-    container = identity.container
-    return None if container is None else short_container(container), identity.unit
 
 
 def _user_name(uid: int) -> str:

@@ -7,9 +7,8 @@ import numpy as np
 from finwait.sources.diag_columns import mapped_rows
 from finwait.table.batch import ADDRESS_BYTES, Batch, ColumnData, storage_dtype
 from finwait.table.columns import ADDRESS, COLUMN_BY_NAME, TEXT
-from finwait.table.owners import BY_RECORDING, HALF_OPEN, PROCESS, TIME_WAIT, short_container
+from finwait.table.owners import BY_RECORDING, HALF_OPEN, PROCESS, TIME_WAIT, names_of_cgroup
 from finwait.tcp.state import TcpState
-from finwait.wire.cgroup_path import parse_cgroup_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def _value_of(name: str) -> Callable[[SocketRecord], Value]:
         queue = "rqueue" if name == "accept_queue_length" else "wqueue"
         return lambda record: getattr(record, queue) if record.state == listen else None
     if name in {"container", "unit"}:
-        return lambda record: _identity_of(record.cgroup)[name == "unit"]
+        return lambda record: names_of_cgroup(record.cgroup)[name == "unit"]
     if name == "owner_kind":
         return _kind_of
     if name == "matched_by":
@@ -60,14 +59,6 @@ def _kind_of(record: SocketRecord) -> str | None:
     if record.state == TcpState.TIME_WAIT:
         return TIME_WAIT
     return HALF_OPEN if record.state == TcpState.SYN_RECV and not record.inode else None
-
-
-def _identity_of(cgroup: str | None) -> tuple[str | None, str | None]:
-    """(container, unit) of the cgroup that a text shows."""
-    if cgroup is None:
-        return None, None
-    found = parse_cgroup_path(cgroup)
-    return None if found.container is None else short_container(found.container), found.unit
 
 
 def batches_of_records(records: Iterable[SocketRecord], wanted: Sequence[str]) -> Iterator[Batch]:

@@ -41,3 +41,11 @@ def short_container(container: str) -> str:
     """A container's id as people know it: the first twelve of its 64 hexadecimal digits; a name stays whole."""
     is_id = len(container) == 64 and all(digit in "0123456789abcdef" for digit in container)
     return container[:SHORT_ID] if is_id else container
+
+
+def names_of_cgroup(path: str | None) -> tuple[str | None, str | None]:
+    """(container, unit) that the cgroup at `path` names, the container as people know it."""
+    from finwait.wire.cgroup_path import parse_cgroup_path
+
+    found = parse_cgroup_path(path or "")
+    return None if found.container is None else short_container(found.container), found.unit
