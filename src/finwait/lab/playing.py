@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from finwait.lab.stage import WAYS, Stage, find_event
+from finwait.lab.ways import WAYS, find_event
 from finwait.tcp.exchanges import CLIENT, SEGMENT, SERVER, TIMER, Exchange
 from finwait.tcp.state import TcpState
 
@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from finwait.lab.stage import Stage
     from finwait.lab.stage import Step as Act
     from finwait.tcp.exchanges import Step
     from finwait.tcp.transitions import Transition

@@ -18,7 +18,8 @@ from finwait.lab import namespace
 from finwait.lab.holder import enter_peered_namespace
 from finwait.lab.peer import TcpPeer
 from finwait.lab.population import FAILED
-from finwait.lab.stage import NOT_DRIVEN, SHORT_TIMERS, NotShown, Stage, way_to
+from finwait.lab.stage import SHORT_TIMERS, NotShown, Stage
+from finwait.lab.ways import NOT_DRIVEN, way_to
 from finwait.tcp.transitions import MACHINE, STATES
 
 if TYPE_CHECKING:

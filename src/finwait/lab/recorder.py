@@ -10,7 +10,7 @@ import time
 
 from finwait.lab import namespace
 from finwait.lab.peer import ACK, FIN, RST, SYN
-from finwait.lab.stage import find_event
+from finwait.lab.ways import find_event
 from finwait.tcp.state import TcpState
 
 TYPE_CHECKING = False

@@ -15,13 +15,13 @@ from finwait.lab import namespace
 from finwait.lab.builder import NEAR_IPV4, NEAR_IPV6
 from finwait.lab.peer import ACK, FIN, MSS_OPTION, PSH, RST, SYN, FarEnd, TcpPeer
 from finwait.tcp.state import TcpState
-from finwait.tcp.transitions import MACHINE, Transition
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from ipaddress import IPv4Address, IPv6Address
 
     from finwait.lab.peer import Segment
+    from finwait.tcp.transitions import Transition
 
 _PATIENCE_S = 15.0  # longer than any timer that a stage shortens
 _LISTEN_PORT = 2000
@@ -364,80 +364,8 @@ _ACTIONS: dict[str, Callable[[Stage], str | None]] = {
     "timeout_fin_wait_2": Stage._let_time_pass,
     "too_many_time_wait": Stage._too_many_time_wait,
 }
-# How a connection comes to each state: events from CLOSED on.
-WAYS: dict[TcpState, tuple[str, ...]] = {
-    TcpState.CLOSE: (),
-    TcpState.LISTEN: ("passive_open",),
-    TcpState.SYN_SENT: ("active_open",),
-    TcpState.SYN_RECV: ("passive_open", "rcv_syn"),
-    TcpState.ESTABLISHED: ("active_open", "rcv_syn_ack"),
-    TcpState.FIN_WAIT1: ("active_open", "rcv_syn_ack", "shutdown_write"),
-    TcpState.FIN_WAIT2: ("active_open", "rcv_syn_ack", "shutdown_write", "rcv_ack_of_fin"),
-    TcpState.CLOSE_WAIT: ("active_open", "rcv_syn_ack", "rcv_fin"),
-    TcpState.CLOSING: ("active_open", "rcv_syn_ack", "shutdown_write", "rcv_fin"),
-    TcpState.LAST_ACK: ("active_open", "rcv_syn_ack", "rcv_fin", "shutdown_write"),
-    TcpState.TIME_WAIT: ("active_open", "rcv_syn_ack", "shutdown_write", "rcv_ack_of_fin", "rcv_fin"),
-}
-
-
-_PASSIVE = ("passive_open", "rcv_syn", "rcv_ack_of_syn")
-_ACTIVE = ("active_open", "rcv_syn_ack")
-# Other ways, for transitions that need them: by state and event, and the departure where several have the event.
-OTHER_WAYS: dict[tuple[TcpState, str] | tuple[TcpState, str, str | None], tuple[str, ...]] = {
-    (TcpState.SYN_RECV, "rcv_syn_ack"): ("active_open", "rcv_syn"),
-    (TcpState.SYN_RECV, "close"): ("active_open", "rcv_syn"),
-    (TcpState.SYN_RECV, "shutdown_write"): ("active_open", "rcv_syn"),
-    (TcpState.SYN_RECV, "abort"): ("active_open", "rcv_syn"),
-    (TcpState.LISTEN, "rcv_ack_of_cookie"): ("passive_open", "rcv_syn"),
-    (TcpState.SYN_RECV, "rcv_data"): _PASSIVE,
-    (TcpState.ESTABLISHED, "listener_closed"): _PASSIVE,
-    (TcpState.CLOSE_WAIT, "listener_closed"): (*_PASSIVE, "rcv_fin"),
-    (TcpState.CLOSE_WAIT, "close_unread"): (*_ACTIVE, "rcv_data", "rcv_fin"),
-    (TcpState.FIN_WAIT1, "rcv_data_after_close"): (*_ACTIVE, "close"),
-    (TcpState.FIN_WAIT2, "rcv_data_after_close"): (*_ACTIVE, "close", "rcv_ack_of_fin"),
-    (TcpState.FIN_WAIT2, "timeout_fin_wait_2"): (*_ACTIVE, "close", "rcv_ack_of_fin"),
-    (TcpState.TIME_WAIT, "rcv_syn"): (*_PASSIVE, "shutdown_write", "rcv_ack_of_fin", "rcv_fin"),
-}
-# Arrows of the table that no stage drives here, and why.
-NOT_DRIVEN: dict[tuple[TcpState, str], str] = {
-    (TcpState.LISTEN, "rcv_syn_fast_open"): "needs a Fast Open cookie, which the scripted peer does not ask for",
-    (TcpState.FIN_WAIT1, "out_of_resources"): "tcp_max_orphans and memory are the host's, not a namespace's",
-    (TcpState.CLOSING, "out_of_resources"): "tcp_max_orphans and memory are the host's, not a namespace's",
-    (TcpState.LAST_ACK, "out_of_resources"): "tcp_max_orphans and memory are the host's, not a namespace's",
-    (TcpState.TIME_WAIT, "timeout_time_wait"): "takes 60 s, which nothing shortens",
-    (TcpState.TIME_WAIT, "active_open"): "needs timestamps, which the scripted peer does not send",
-}
-
-
-def way_to(transition: Transition) -> tuple[Transition, ...]:
-    """The transitions from CLOSED to the state that `transition` leaves, as it needs them."""
-    key = (transition.state, transition.event)
-    steps = []
-    state = TcpState.CLOSE
-    for event in OTHER_WAYS.get(key, WAYS[transition.state]):
-        step = find_event(state, event)
-        for other in MACHINE[
-            state
-        ]:  # with cookies, or a program that waits for data, the same event does something else
-            if (
-                other.event == event
-                and other.departure in {"syn_cookies", "defer_accept"}
-                and other.departure == transition.departure
-            ):
-                step = other
-        steps.append(step)
-        state = step.to
-    return tuple(steps)
 
 
 def flags_text(flags: int) -> str:
     """``SYN,ACK`` for the flags of a segment."""
     return ",".join(name for name, flag in _FLAGS if flags & flag)
-
-
-def find_event(state: TcpState, event: str, departure: str | None = None) -> Transition:
-    """The transition of the table; with `departure` the one that Linux takes in that case. Raises KeyError."""
-    for transition in MACHINE[state]:
-        if transition.event == event and (departure is None or transition.departure == departure):
-            return transition
-    raise KeyError(f"{event} cannot happen in {state.rfc}")
