@@ -83,6 +83,13 @@ def test_a_fault_is_found_with_its_owner(name: str, tmp_path: Path) -> None:
             assert [owner["pid"] for owner in finding["owners"]] == [held.pid], finding["rule"]
 
 
+def test_the_lab_runs_the_doctor() -> None:
+    done = run("lab", "accept-queue-full", "--", *COMMAND, "doctor", "--for", "0", "--json")
+    document = json.loads(done.stdout)
+    assert (done.returncode, told(document)) == (0, {"accept-queue-full": "critical"})
+    assert {lack["code"] for lack in document["unchecked"]} == {"one_look", "no_setting"}
+
+
 def test_syns_that_are_dropped_for_want_of_cookies() -> None:
     with Population(SCENARIOS["syn-flood-without-cookies"].spec("ipv4")) as held:
         document = end(begin(held))

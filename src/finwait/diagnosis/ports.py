@@ -134,16 +134,21 @@ def judge_listener(case: Case, limits: Limits) -> Iterator[Sign]:
 
 def judge_myths(case: Case, limits: Limits) -> Iterator[Sign]:
     """Settings, present or in the files of sysctl.d, that harm or do not do what people believe."""
+    files = {name: f"{path}:{line}" for path, line, name, _ in case.host.settings}  # the last one counts
+    told = set()
     for myth in MYTHS:
-        value = case.number(myth.sysctl)
+        value, name = case.number(myth.sysctl), f"net.{myth.sysctl}"
         if value is not None and myth.is_set(value):
-            evidence = {"sysctl": f"net.{myth.sysctl}", "value": value, "default": myth.default}
-            yield Sign(myth.severity, evidence, {"name": f"net.{myth.sysctl}", "value": value}, note=Phrase(myth.truth))
+            told.add(name)
+            evidence: dict[str, object] = {"sysctl": name, "value": value, "default": myth.default}
+            if name in files:
+                evidence["file"] = files[name]
+            yield Sign(myth.severity, evidence, {"name": name, "value": value}, note=Phrase(myth.truth))
     for path, line, name, text in case.host.settings:
         truth = GONE.get(name.removeprefix("net."))
-        if truth is not None:
-            evidence = {"file": path, "line": line, "sysctl": name, "value": text}
-            yield Sign(WARNING, evidence, {"name": name, "value": f"{text} ({path}:{line})"}, note=Phrase(truth))
+        if truth is not None and name not in told:
+            evidence = {"file": f"{path}:{line}", "sysctl": name, "value": text}
+            yield Sign(INFO, evidence, {"name": name, "value": f"{text} ({path}:{line})"}, note=Phrase(truth))
 
 
 class Myth:

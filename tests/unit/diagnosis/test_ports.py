@@ -196,8 +196,16 @@ def test_files_that_set_what_is_gone() -> None:
         ("/etc/sysctl.conf", 4, "net.core.somaxconn", "65535"),
     )
     (finding,) = found(case_of(host=Host(settings=settings)), "sysctl-myth")
+    assert finding.severity == "info"
     assert str(finding.title) == "net.ipv4.tcp_tw_recycle is 1 (/etc/sysctl.conf:3)"
     assert "gone since Linux 4.12" in str(finding.meaning)
+
+
+def test_a_setting_in_force_is_told_once_with_its_file() -> None:
+    settings = (("/a", 3, "net.ipv4.tcp_fin_timeout", "20"), ("/b", 5, "net.ipv4.tcp_fin_timeout", "30"))
+    case = case_of(sysctls={"ipv4.tcp_fin_timeout": "30"}, host=Host(settings=settings))
+    (finding,) = found(case, "sysctl-myth")
+    assert finding.evidence == {"sysctl": "net.ipv4.tcp_fin_timeout", "value": 30, "default": "60", "file": "/b:5"}
 
 
 @pytest.mark.parametrize(("port", "wanted"), [(9999, []), (10000, ["warning"]), (10099, ["warning"]), (10100, [])])
