@@ -239,6 +239,24 @@ def test_both_ends_on_one_host_show_the_guilty_one() -> None:
     assert ends == [("close_wait", "guilty", 7), ("fin_wait_2", "waiting", 8)]
 
 
+def test_the_other_end_has_both_ports_and_both_addresses() -> None:
+    server = sock(CLOSE_WAIT, "127.0.0.1:80", "127.0.0.1:40000", last_ack_recv_ms=90_000)
+    for local, peer in (
+        ("127.0.0.1:40001", "127.0.0.1:80"),
+        ("127.0.0.1:40000", "127.0.0.1:81"),
+        ("127.0.0.2:40000", "127.0.0.1:80"),
+        ("127.0.0.1:40000", "127.0.0.2:80"),
+    ):
+        (finding,) = found(case_of([sock(FIN_WAIT2, local, peer), server]), "close-wait-leak")
+        assert [end.side for end in finding.connections] == [None]
+
+
+def test_each_owner_has_its_own_descriptors() -> None:
+    rows = [listener(5, 4, f"0.0.0.0:{port}", pid=pid, fd=fd) for port, pid, fd in ((80, 7, 3), (81, 8, 4), (82, 8, 5))]
+    (finding,) = found(case_of(rows, counters={"TcpExt.ListenOverflows": 99}), "listen-overflow")
+    assert [(owner.pid, owner.fds) for owner in finding.owners] == [(8, (4, 5)), (7, (3,))]
+
+
 def test_the_other_end_may_be_in_another_namespace_and_family() -> None:
     server = sock(CLOSE_WAIT, "::ffff:10.1.0.1:80", "::ffff:10.1.0.2:40000", pid=7, last_ack_recv_ms=90_000)
     client = sock(FIN_WAIT2, "10.1.0.2:40000", "10.1.0.1:80", pid=8)

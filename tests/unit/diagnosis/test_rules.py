@@ -11,7 +11,7 @@ import pytest
 from finwait.diagnosis.rule import TWO_LOOKS, Rule
 from finwait.diagnosis.rules import RULE_BY_ID, RULES, find_rules
 from finwait.errors import UsageError
-from finwait.table.look import Host
+from finwait.table.look import INFO_COLUMNS, Host
 from finwait.tcp.state import TcpState
 from tests.unit.diagnosis.cases import QUIET, case_of, found, lacks, listener, sock, verdict
 
@@ -121,6 +121,13 @@ def test_hidden_owners_and_limits_are_told_and_the_rest_judged() -> None:
     diagnosis = verdict(case, "accept-queue-full")
     assert [lack.code for lack in diagnosis.unchecked] == ["owners_partly"]
     assert [finding.severity for finding in diagnosis.findings] == ["critical"]
+    leak = case_of([sock(TcpState.CLOSE_WAIT)])
+    assert leak.holders is not None
+    leak.holders.kinds[0] = "not_permitted"
+    for name in INFO_COLUMNS:
+        del leak.now.rows.columns[name]
+    leaks = verdict(leak, "close-wait-leak")
+    assert ([lack.code for lack in leaks.unchecked], leaks.checked) == (["no_tcp_info"], [])
     case.holders = None
     assert lacks(case, "accept-queue-full") == ["no_owners"]
     assert lacks(case_of(host=Host(ghosts_seen=False)), "ghost-sockets") == ["no_ghosts"]
