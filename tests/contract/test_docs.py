@@ -88,7 +88,7 @@ def test_every_python_example_gives_what_the_page_says(page: Path, tmp_path: Pat
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_every_block_has_a_kind(page: Path) -> None:
     fences = re.findall(r"^```(\w*)$", read(page), re.MULTILINE)
-    assert set(fences[::2]) <= {"console", "pycon", "sh", "text", "json", "python"}
+    assert set(fences[::2]) <= {"console", "pycon", "sh", "text", "json", "python", "toml"}
     assert set(fences[1::2]) <= {""}
 
 

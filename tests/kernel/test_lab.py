@@ -220,6 +220,8 @@ def test_the_exit_code_is_the_commands(command: tuple[str, ...], code: int) -> N
         ((), "finwait: the lab is asked for no socket; say STATE=N, for example TIME_WAIT=150"),
         (("TIME_WAIT=1", "--"), "finwait: there is no command behind --"),
         (("ESTABLISHED=999999",), None),
+        (("TIME_WAIT=1", "--as", "server"), "finwait: --as goes with an exchange, which has two ends"),
+        (("syn-flood", "--as", "server"), "finwait: --as goes with an exchange, which has two ends"),
     ],
 )
 def test_a_wrong_request_is_one_line(arguments: tuple[str, ...], line: str | None) -> None:

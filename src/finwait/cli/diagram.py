@@ -6,7 +6,7 @@ import os
 import sys
 
 from finwait.cli import output
-from finwait.cli.parser import CommandParser, add_color, add_language, add_source_options, request_of
+from finwait.cli.parser import CommandParser, add_color, add_language, add_places, add_read, request_of
 from finwait.errors import UsageError
 from finwait.text.messages import mark, translate
 
@@ -43,7 +43,7 @@ def build_parser() -> CommandParser:
         help=translate(mark("mermaid, markdown, dot, json: also what ends a connection from any state")),
     )
     group.add_argument("--list", action="store_true", help=translate(mark("name the pictures")))
-    add_source_options(parser)
+    add_read(add_places(parser))
     group = parser.add_argument_group(translate(mark("output")))
     group.add_argument("--format", choices=FORMATS, default="text", help=translate(mark("how to draw (default: text)")))
     add_color(group)
@@ -59,8 +59,6 @@ def run(arguments: Sequence[str]) -> int:
     if options.list:
         output.write_lines([STATES, *(name.replace("_", "-") for name in EXCHANGES)])
         return 0
-    if options.record is not None:
-        raise UsageError("--record goes with count and list")
     words = list(options.filter)
     name = words.pop(0).lower().replace("-", "_") if words else STATES
     if name == STATES:

@@ -123,6 +123,8 @@ def _asked(options: argparse.Namespace) -> tuple[Population, Exchange | None]:
 
     family, is_recorded = FAMILIES[options.family or 2], options.transcript is not None
     scenario = find_scenario(options.filter[0]) if options.filter else None
+    if options.end is not None and (scenario is None or scenario.exchange is None):
+        raise UsageError("--as goes with an exchange, which has two ends")
     if scenario is None:
         return Population(parse_population(options.filter, options.family), is_recorded=is_recorded), None
     if len(options.filter) > 1:

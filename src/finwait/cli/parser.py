@@ -210,9 +210,8 @@ def add_places(parser: CommandParser) -> argparse._ArgumentGroup:
     return group
 
 
-def add_source_options(parser: CommandParser) -> None:
-    """Where the connections come from."""
-    group = add_places(parser)
+def add_read(group: argparse._ArgumentGroup) -> None:
+    """What to read instead of this host."""
     group.add_argument(
         "--read",
         metavar="FILE",
@@ -220,6 +219,12 @@ def add_source_options(parser: CommandParser) -> None:
             mark("read a recording or pasted text of ss or netstat instead of this host; - is standard input")
         ),
     )
+
+
+def add_source_options(parser: CommandParser) -> None:
+    """Where the connections come from, and where to keep what was read."""
+    group = add_places(parser)
+    add_read(group)
     group.add_argument(
         "--record",
         metavar="FILE",

@@ -52,7 +52,9 @@ class _Reader:
     def wrong(self, reason: Phrase, key: str, rule: str = "") -> ParseError:
         """The error, with the line of `key` behind the title of `rule`."""
         lines = self.text.splitlines()
-        begin = next((at for at, line in enumerate(lines) if rule and rule in line and line.lstrip().startswith("[")), 0)
+        begin = next(
+            (at for at, line in enumerate(lines) if rule and rule in line and line.lstrip().startswith("[")), 0
+        )
         pattern = re.compile(rf"\s*\[?.*\b{re.escape(key)}\b")
         line = next((at for at, line in enumerate(lines) if at >= begin and pattern.match(line)), begin)
         return ParseError(WRONG, path=self.path, line=line + 1, reason=reason)

@@ -94,7 +94,7 @@ def test_svg_is_utf_8_whatever_the_terminal_takes() -> None:
         (["close", "--read", "x"], "an exchange has no counts and no filter; 'finwait diagram states' has"),
         (["close", "-N", "1"], "an exchange has no counts and no filter; 'finwait diagram states' has"),
         (["close", "state", "listen"], "an exchange has no counts and no filter; 'finwait diagram states' has"),
-        (["--record", "x.diag"], "--record goes with count and list"),
+        (["--record", "x.diag"], "unknown option --record; did you mean --read?"),
     ],
     ids=str,
 )
