@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from finwait.diagnosis.case import Case
+    from finwait.table.batch import Array
 
     Limits = Mapping[str, float]
 
@@ -81,11 +82,19 @@ def judge_stale(case: Case, limits: Limits) -> Iterator[Sign]:
 
 def judge_gateway(case: Case, limits: Limits) -> Iterator[Sign]:
     """Connections from all namespaces to one destination, near what a NAT gateway can carry to it."""
+    most = limits["share"] * limits["flows"]
+    if sum(one.count for one in (case, *case.others)) <= most:
+        return
+    found = [_destinations(one) for one in (case, *case.others)]
+    # whatever is above the limit in all of them is above its part of it in one; seldom is anything
+    likely = {key.tobytes() for keys, counts in found for key in keys[counts * len(found) > most]}
     totals: Counter[bytes] = Counter()
-    for one in (case, *case.others):
-        totals.update(_destinations(one))
+    for keys, counts in found if likely else ():
+        for name, count in zip(map(bytes, keys), counts.tolist(), strict=True):
+            if name in likely:
+                totals[name] += count
     for key, count in totals.most_common():
-        if count <= limits["share"] * limits["flows"]:
+        if count <= most:
             return
         address, port = format_address(key[:16], _AF_INET6), int.from_bytes(key[16:], "big")
         peer = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
@@ -93,16 +102,14 @@ def judge_gateway(case: Case, limits: Limits) -> Iterator[Sign]:
         yield Sign(INFO, evidence, {"peer": peer, "count": count})
 
 
-def _destinations(case: Case) -> dict[bytes, int]:
-    """Connections that lead away from this host, TIME-WAIT left out, by peer's address and port."""
+def _destinations(case: Case) -> tuple[Array, Array]:
+    """(address and port of a peer, connections that lead there from this host), TIME-WAIT left out."""
     away = ~case.in_state(TcpState.LISTEN, TcpState.CLOSE, TcpState.SYN_RECV, TcpState.TIME_WAIT)
     rows = np.flatnonzero(away & ~case.is_loopback & ~case.is_incoming)
-    if not len(rows):
-        return {}
     ports = case.values("peer_port")[rows].astype(">u2").view(np.uint8).reshape(-1, 2)
     joined = np.ascontiguousarray(np.concatenate([plain_addresses(case, "peer_address", rows), ports], axis=1))
     keys, counts = np.unique(joined.view("V18")[:, 0], return_counts=True)
-    return {key.tobytes(): count for key, count in zip(keys, counts.tolist(), strict=True)}
+    return keys, counts
 
 
 RULES = (
