@@ -32,7 +32,7 @@ _finwait() {
     count) options='-h --help -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --proc --sys --cgroup --read --record --by --top --sort --json --ndjson --csv --style -H --no-header --color --lang' ;;
     list) options='-h --help -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --proc --sys --cgroup --read --record --columns -o --options -i --info -m --memory -p --processes --ghosts -l --listening -a --all -n --numeric -t --tcp --sort --limit --json --ndjson --csv --style -H --no-header --color --lang' ;;
     explain) options='-h --help --json --markdown --no-counts --color --lang' ;;
-    diagram) options='-h --help --counts --whole --list -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --proc --sys --cgroup --read --record --format --color --lang' ;;
+    diagram) options='-h --help --counts --whole --list -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --proc --sys --cgroup --read --format --color --lang' ;;
     lab) options='-h --help -4 --ipv4 -6 --ipv6 --as --hold --transcript --list --lang' ;;
     doctor) options='-h --help --for --rule --min-severity --config --rules --watch -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --proc --sys --cgroup --read --json --ndjson --markdown --plugin --exit-code --bundle --mask --color --lang' ;;
     ports) options='-h --help --for --limit -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --proc --sys --cgroup --json --csv -H --no-header --color --lang' ;;
