@@ -180,7 +180,7 @@ def judge_retransmissions(case: Case, limits: Limits) -> Iterator[Sign]:
     data = max(again - case.growth("TcpExt.TCPSynRetrans"), 0)
     share = data / max(sent, 1)
     severity = graded(share, limits, "share")
-    if severity is None or sent < limits["least_segments"]:
+    if severity is None or sent + again < limits["least_segments"]:  # OutSegs leaves out what is sent again (RFC 4022)
         return
     worst, owned = _lossy_peers(case, int(limits["shown"]))
     evidence = {
