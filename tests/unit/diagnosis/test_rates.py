@@ -140,7 +140,8 @@ def test_resets_of_own_connections_answer_no_stranger() -> None:
     [
         (1000, 10, 0, []),
         (1000, 11, 0, ["warning"]),
-        (999, 900, 0, []),
+        (99, 900, 0, []),
+        (100, 900, 0, ["critical"]),
         (1000, 50, 0, ["warning"]),
         (1000, 51, 0, ["critical"]),
         (1000, 900, 890, []),
