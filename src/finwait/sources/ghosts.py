@@ -1,6 +1,7 @@
 """Ghosts: descriptors of TCP connections that have ended, reset by the peer, while the program still holds them.
 
-They are in no dump of the kernel and in no file of /proc. BPF sees them as sockets in state CLOSE that are shut down both
+They are in no dump of the kernel and in no file of /proc, unless bind() chose their port: those stand in a dump as CLOSED
+too. BPF sees them as sockets in state CLOSE that are shut down both
 ways; /proc only as sockets of protocol TCP whose inode no dump shows, as those never connected are too.
 """
 
