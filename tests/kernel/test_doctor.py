@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from finwait.diagnosis.rules import RULE_BY_ID
 from finwait.lab.namespace import await_condition as holds_in_time
 from finwait.lab.population import Group, Population
 from finwait.lab.scenarios import SCENARIOS
@@ -99,7 +100,10 @@ def test_syns_that_are_dropped_for_want_of_cookies() -> None:
         "sysctl-myth": "warning",
     }
     assert of(document, "syn-queue-drop")["owners"][0]["pid"] == held.pid
-    assert of(document, "syn-queue-drop")["evidence"]["drops_per_s"] == pytest.approx(200, rel=0.25)
+    assert (
+        of(document, "syn-queue-drop")["evidence"]["drops_per_s"]
+        > RULE_BY_ID["syn-queue-drop"].limits["critical_per_s"]
+    )
 
 
 def test_what_no_program_owns(tmp_path: Path) -> None:
