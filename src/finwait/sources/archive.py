@@ -19,7 +19,7 @@ from finwait.sources.recording import RawDumpReader, Recording
 from finwait.table.snapshot import Netns, Notice, Provenance
 from finwait.text.messages import mark
 from finwait.version import __version__
-from finwait.wire.inet_diag import socket_messages
+from finwait.wire.inet_diag import blank_keys, socket_messages
 from finwait.wire.netlink import NLMSG_DONE, build_message
 
 TYPE_CHECKING = False
@@ -208,7 +208,7 @@ class Recorder:
 
     def write(self, datagram: memoryview) -> None:
         """Keep the sockets of one datagram. Raises SourceError where they cannot be written."""
-        messages = socket_messages(datagram)
+        messages = blank_keys(socket_messages(datagram))
         self._written(lambda: self.part.write(messages if self.mask is None else self.mask.messages(messages)))
 
     def end(self) -> None:

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from struct import Struct
 
-from finwait.wire.netlink import NLMSG_HDRLEN, align, build_attribute, build_dump_request, parse_messages
+from finwait.wire.netlink import (
+    NLA_HDRLEN,
+    NLMSG_HDRLEN,
+    align,
+    build_attribute,
+    build_dump_request,
+    parse_attributes,
+    parse_messages,
+)
 
 SOCK_DIAG_BY_FAMILY = 20
 TCPDIAG_GETSOCK = 18  # the older request; its dump walks IPv4 and IPv6 in one go
@@ -25,7 +33,9 @@ INET_DIAG_CONG = 4
 INET_DIAG_SKMEMINFO = 7
 INET_DIAG_SHUTDOWN = 8
 INET_DIAG_SKV6ONLY = 11
+INET_DIAG_PAD = 14
 INET_DIAG_MARK = 15
+INET_DIAG_MD5SIG = 18
 INET_DIAG_CGROUP_ID = 21
 
 # struct inet_diag_msg, offsets from the beginning of the netlink message
@@ -49,6 +59,9 @@ ATTRIBUTES = NLMSG_HDRLEN + INET_DIAG_MSG_LEN
 
 # state mask: bit n asks for state n; bit 13 for bound but unconnected sockets (Linux 6.8; older kernels ignore it)
 ALL_STATES_MASK = 0x3FFF
+
+_NLA_TYPE = Struct("=H")  # behind nla_len
+_LIKE_MD5SIG = tuple(_NLA_TYPE.pack(INET_DIAG_MD5SIG) + bytes([family]) for family in (AF_INET, AF_INET6))
 
 _REQ_V2 = Struct("=BBBBI48x")  # sdiag_family, sdiag_protocol, idiag_ext, pad, idiag_states, id
 _REQ = Struct("=BBBB48xII")  # idiag_family, idiag_src_len, idiag_dst_len, idiag_ext, id, idiag_states, idiag_dbs
@@ -77,3 +90,20 @@ def socket_messages(datagram: memoryview) -> bytes:
     kinds = (SOCK_DIAG_BY_FAMILY, TCPDIAG_GETSOCK)
     spans = [(start - NLMSG_HDRLEN, align(end)) for kind, _, start, end in parse_messages(datagram) if kind in kinds]
     return b"".join(bytes(datagram[start:end]).ljust(end - start, b"\0") for start, end in spans)
+
+
+def blank_keys(messages: bytes) -> bytes:
+    """`messages` without the keys of TCP-MD5 (RFC 2385) and the peers that they are for: their attribute becomes padding.
+
+    The kernel sends INET_DIAG_MD5SIG, keys and all, to whoever has CAP_NET_ADMIN, asked or not (net/ipv4/tcp_diag.c).
+    Raises ParseError where a message does not fit.
+    """
+    if not any(likely in messages for likely in _LIKE_MD5SIG):
+        return messages
+    blanked = bytearray(messages)
+    for _, _, start, end in parse_messages(messages):
+        for nla_type, first, last in parse_attributes(messages, start + INET_DIAG_MSG_LEN, end):
+            if nla_type == INET_DIAG_MD5SIG:
+                blanked[first:last] = bytes(last - first)
+                _NLA_TYPE.pack_into(blanked, first - NLA_HDRLEN + 2, INET_DIAG_PAD)
+    return bytes(blanked)

@@ -17,7 +17,7 @@ from finwait.sources.diag_table import BATCH_BYTES
 from finwait.sources.recording import MESSAGE_BYTES, RawDumpReader, open_recording
 from finwait.table.request import Request
 from finwait.table.snapshot import Netns
-from finwait.wire.inet_diag import socket_messages
+from finwait.wire.inet_diag import blank_keys, socket_messages
 from tests.unit.batches import FEW
 from tests.unit.wire.diag_messages import attribute, done, message
 
@@ -162,6 +162,22 @@ def test_a_flipped_bit_is_read_or_refused(place: int, bit: int) -> None:
 def test_what_the_kernel_says_besides_sockets_is_stripped() -> None:
     for before, kept in ((sockets(2), sockets(2)), (sockets(2) + done(), sockets(2)), (done(), b""), (b"", b"")):
         assert bytes(socket_messages(memoryview(before))) == kept
+
+
+@FEW
+@given(st.integers(1, 5), st.sampled_from([2, 10]), st.binary(min_size=96, max_size=96))
+def test_keys_of_tcp_md5_are_not_recorded(keys: int, family: int, secret: bytes) -> None:
+    one = struct.pack("=BBH", family, 32, 80) + secret.replace(b"\0", b"x")  # struct tcp_diag_md5sig
+    behind, before = attribute(4, b"cubic\0"), attribute(8, b"\0")
+    dump = sockets(1) + message(2, attributes=before + attribute(18, one * keys) + behind) + sockets(1, first=3)
+    kept = message(2, attributes=before + attribute(14, bytes(100 * keys)) + behind)
+    assert blank_keys(dump) == sockets(1) + kept + sockets(1, first=3)
+    assert read_dump(blank_keys(dump)) == read_dump(dump)
+
+
+def test_what_only_looks_like_a_key_stays() -> None:
+    dump = sockets(1) + message(2, attributes=attribute(2, struct.pack("=HBB", 18, 2, 0) * 20))
+    assert blank_keys(dump) == dump
 
 
 # -- whatever a file holds
