@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from finwait.diagnosis.case import Case, filled
 from finwait.errors import ParseError, SourceError
 from finwait.sources.archive import open_archive
+from finwait.sources.counters import SECRETS
 from finwait.table.batch import Batch, concatenate
 from finwait.table.look import LOOK_COLUMNS, Holders, Host, Look, Process
 from finwait.table.request import Request
@@ -31,6 +33,11 @@ if TYPE_CHECKING:
 
 SCHEMA = "finwait.bundle/1"
 MANIFEST_BYTES = 256 << 20
+KEPT_SETTINGS = (
+    "net.ipv4.tcp_",
+    "net.core.",
+    "net.netfilter.",
+)  # of the files of sysctl.d; others name hosts, interfaces
 NOT_A_BUNDLE = mark("{path} is no bundle of finwait doctor: {reason}")
 OTHER_SCHEMA = mark("{path} has schema {schema}, finwait reads {known}")
 SAID = mark("said when it was taken: {message}")
@@ -90,7 +97,11 @@ class _Writer:
             "ghosts_seen": host.ghosts_seen,
             "hidden": host.hidden,
             "page_size": host.page_size,
-            "settings": [list(setting) for setting in host.settings],
+            "settings": [
+                [self.name("file", path), line, name, value]
+                for path, line, name, value in host.settings
+                if name.startswith(KEPT_SETTINGS) and name.rpartition(".")[2] not in SECRETS
+            ],
             "processes": [
                 [one.pid, self.name("process", one.name), one.descriptors, one.limit, one.ghosts, one.ghosts_before]
                 for one in host.processes.values()
@@ -165,7 +176,7 @@ class _Reading:
 
     def cases(self) -> tuple[list[Case], Provenance]:
         manifest = self.manifest
-        processes = {int(fields[0]): Process(*fields) for fields in manifest["processes"]}
+        processes = {int(fields[0]): _process(*fields) for fields in manifest["processes"]}
         settings = tuple(
             (str(file), int(line), str(name), str(value)) for file, line, name, value in manifest["settings"]
         )
@@ -173,6 +184,8 @@ class _Reading:
             processes, bool(manifest["ghosts_seen"]), int(manifest["hidden"]), settings, int(manifest["page_size"])
         )
         cases = [self._case(part, host) for part in manifest["namespaces"]]
+        if not cases:
+            raise ValueError("it holds no namespace")
         for case in cases:
             case.others = tuple(other for other in cases if other is not case)
         for one in manifest["warnings"]:
@@ -188,24 +201,40 @@ class _Reading:
             )
         netns = tuple(case.now.netns for case in cases)
         return cases, Provenance(
-            str(manifest["source"]), host=manifest["host"], taken_from=manifest["taken_from"], taken_to=manifest["taken_to"],
-            netns=netns, notices=tuple(self.notices),
-        )  # fmt: skip
+            str(manifest["source"]),
+            host=None if manifest["host"] is None else str(manifest["host"]),
+            taken_from=_finite(manifest["taken_from"]),
+            taken_to=_finite(manifest["taken_to"]),
+            netns=netns,
+            notices=tuple(self.notices),
+        )
 
     def _case(self, part: Mapping[str, Any], host: Host) -> Case:
         looks = tuple(self._look(look) for look in part["looks"])
         cookies = filled(looks[-1], "cookie")
         place = {cookie: at for at, cookie in enumerate(part["cookies"])}
         at = [place[cookie] for cookie in cookies.tolist()]
-        since = np.asarray(part["since_s"], dtype=np.float64)[at] if at else np.zeros(0)
+        since = np.asarray([_finite(age) for age in part["since_s"]], dtype=np.float64)[at] if at else np.zeros(0)
         return Case(looks, None if part["holders"] is None else _holders(part, cookies.tolist(), at), host, since)
 
     def _look(self, part: Mapping[str, Any]) -> Look:
         netns, rows = self.rows[int(part["recording"]) - 1][part["cookie"]]
         explicit = None if part["explicit"] is None else np.asarray(part["explicit"], dtype=np.uint64)
-        return Look(
-            netns, float(part["at_s"]), float(part["wall_s"]), rows, part["counters"], part["sysctls"], explicit
-        )
+        counters = {name: int(value) for name, value in dict(part["counters"]).items()}
+        sysctls = {name: str(value) for name, value in dict(part["sysctls"]).items()}
+        return Look(netns, _finite(part["at_s"]), _finite(part["wall_s"]), rows, counters, sysctls, explicit)
+
+
+def _finite(number: Any) -> float:
+    found = float(number)
+    if not math.isfinite(found):
+        raise ValueError(f"{found} is no time")
+    return found
+
+
+def _process(pid: Any, name: Any, *counts: Any) -> Process:
+    numbers = [None if count is None else int(count) for count in counts]
+    return Process(int(pid), None if name is None else str(name), *numbers)  # type: ignore[arg-type]
 
 
 def _holders(part: Mapping[str, Any], cookies: list[int], at: list[int]) -> Holders:

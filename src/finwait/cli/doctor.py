@@ -109,12 +109,10 @@ def _add_judging(parser: CommandParser) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    options = build_parser().parse(arguments)
-    _check(options)
-    if options.form != "plugin":
-        return _run(options)
+    if "--plugin" not in arguments:
+        return _run(_options(arguments))
     try:
-        return _run(options)
+        return _run(_options(arguments))
     except FinwaitError as error:  # whoever monitors takes 3 for unknown, and reads standard output
         from finwait.render.doctor import UNKNOWN_CODE
         from finwait.text.escape import escape_foreign
@@ -122,6 +120,12 @@ def run(arguments: Sequence[str]) -> int:
 
         output.write_lines([f"TCP UNKNOWN: {escape_foreign(localize(error, escape_foreign), 500)}"])
         return UNKNOWN_CODE
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    options = build_parser().parse(arguments)
+    _check(options)
+    return options
 
 
 _TOGETHER = mark("{one} does not go with {other}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from finwait.errors import Phrase
 from finwait.render.documents import provenance_document
 from finwait.table.finding import CRITICAL, INFO, WARNING
+from finwait.text.escape import escape_foreign
 from finwait.text.messages import localize, mark, translate
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def plugin_line(diagnosis: Diagnosis) -> str:
     """The line of a monitoring plugin: service output, a bar, performance data (Monitoring Plugins Development Guidelines)."""
     counts = {severity: sum(one.severity == severity for one in diagnosis.findings) for severity in SEVERITY_WORDS}
     worst = next(iter(diagnosis.findings), None)
-    text = verdict_text(diagnosis) if worst is None else localize(worst.title)
+    text = verdict_text(diagnosis) if worst is None else localize(worst.title, escape_foreign)
     data = " ".join([
         f"sockets={diagnosis.sockets}",
         *(f"{severity}={count}" for severity, count in counts.items()),

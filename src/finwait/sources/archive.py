@@ -257,7 +257,7 @@ class Recorder:
             "schema": SCHEMA,
             "finwait": __version__,
             "host": self._masked("host", provenance.host),
-            "boot_id": _read_line("/proc/sys/kernel/random/boot_id"),
+            "boot_id": self._masked("boot", _read_line("/proc/sys/kernel/random/boot_id")),
             "kernel": os.uname().release,
             "taken_from": self.began[0],
             "taken_to": time.time(),
