@@ -203,7 +203,7 @@ def judge_fin_wait_2(case: Case, limits: Limits) -> Iterator[Sign]:
     for pid, rows in case.by_process(mask):
         oldest = float(ages[rows].max())
         evidence = {"connections": len(rows), "oldest_s": round(oldest, 1), "peers": top_peers(case, rows)}
-        yield Sign(WARNING, evidence, {"who": case.who(pid), "count": len(rows)}, rows, oldest, guilty=None)
+        yield Sign(WARNING, evidence, {"who": case.who(pid), "count": len(rows)}, rows, oldest, guilty=False)
 
 
 def judge_peer_leaks(case: Case, limits: Limits) -> Iterator[Sign]:

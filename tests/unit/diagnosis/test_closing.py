@@ -239,6 +239,14 @@ def test_both_ends_on_one_host_show_the_guilty_one() -> None:
     assert ends == [("close_wait", "guilty", 7), ("fin_wait_2", "waiting", 8)]
 
 
+def test_who_waits_in_fin_wait_2_shows_who_must_close() -> None:
+    server = sock(CLOSE_WAIT, "127.0.0.1:80", "127.0.0.1:40000", pid=7, last_ack_recv_ms=90_000)
+    client = sock(FIN_WAIT2, "127.0.0.1:40000", "127.0.0.1:80", pid=8, last_ack_recv_ms=90_000)
+    (finding,) = found(case_of([server, client]), "fin-wait-2-forever")
+    ends = [(end.state, end.side, end.owner.pid if end.owner else None) for end in finding.connections]
+    assert ends == [("fin_wait_2", "waiting", 8), ("close_wait", "guilty", 7)]
+
+
 def test_the_other_end_has_both_ports_and_both_addresses() -> None:
     server = sock(CLOSE_WAIT, "127.0.0.1:80", "127.0.0.1:40000", last_ack_recv_ms=90_000)
     for local, peer in (
