@@ -111,7 +111,15 @@ class Examiner:
         )
         seen: dict[object, _Watched] = {}
         for reader in self._readers(recorder):
-            look, holders = self._look_at(reader, join, info=info, recorder=recorder)
+            try:
+                look, holders = self._look_at(reader, join, info=info, recorder=recorder)
+            except SourceError as error:
+                if not self._has_ended(reader):
+                    raise
+                provenance.add_notice(
+                    Notice("netns_not_read", error.message_id, missing="netns", arguments=error.arguments)
+                )
+                continue
             key = look.netns.cookie or look.netns.inode
             known = self._watched.get(key, _Watched())
             known.looks = [old for old in known.looks if look.at_s - old.at_s <= self.window_s] + [look]
@@ -163,6 +171,11 @@ class Examiner:
                 return
         self.provenance.source = "proc"
         yield from open_readers(self.request, "proc", notices)
+
+    def _has_ended(self, reader: Reader) -> bool:
+        """Whether a namespace that nobody named is gone: its last process may end while it is looked at."""
+        path = reader.place.path  # type: ignore[attr-defined]
+        return self.request.all_netns and path is not None and not os.path.exists(path)
 
     def _look_at(
         self, reader: Reader, join: OwnerJoin | None, *, info: bool, recorder: Recorder | None

@@ -12,16 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from finwait import examination
 from finwait.diagnosis.rules import RULE_BY_ID
 from finwait.lab.namespace import await_condition as holds_in_time
 from finwait.lab.population import Group, Population
 from finwait.lab.scenarios import SCENARIOS
+from finwait.sources.namespaces import open_inside
+from finwait.table.request import Request
 from tests.kernel.bad_input import AS_NOBODY
 from tests.kernel.finwait_command import COMMAND, ENVIRONMENT, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from finwait.sources.namespaces import Place
 
     Document = dict[str, Any]
 
@@ -264,3 +269,23 @@ def test_nobody_is_told_what_could_not_be_seen() -> None:
     codes = {lack["rule"]: lack["code"] for lack in document["unchecked"]}
     assert codes["accept-queue-full"] == "owners_partly"
     assert codes["ghost-sockets"] == "no_ghosts"
+
+
+def test_a_namespace_that_ends_while_it_is_looked_at_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = subprocess.Popen(["unshare", "-n", "sleep", "60"])
+    path = f"/proc/{child.pid}/ns/net"
+    while os.path.samefile(path, "/proc/self/ns/net"):
+        assert child.poll() is None
+
+    def ending(place: Place, opener: Callable[[], Any]) -> Any:
+        if place.path == path:
+            child.kill()
+            child.wait()
+        return open_inside(place, opener)
+
+    monkeypatch.setattr(examination, "open_inside", ending)
+    examiner = examination.examine(Request(all_netns=True), for_s=0)
+    assert child.poll() is not None
+    told = [one.code for one in examiner.provenance.notices if f"pid:{child.pid}" in str(one)]
+    assert told == ["netns_not_read"]
+    assert len(examiner.cases()) == len(examiner.provenance.netns) >= 1
