@@ -22,9 +22,10 @@ def doctor_markdown(diagnosis: Diagnosis) -> Iterator[str]:
     yield f"# {_plain(translate(mark('TCP of {host}')).format(host=diagnosis.provenance.host))}"
     yield ""
     yield f"**{_plain(verdict_text(diagnosis))}** ({timestamp(diagnosis.provenance.taken_to)})"
+    several = len(diagnosis.provenance.netns) > 1
     for finding in diagnosis.findings:
         yield ""
-        yield from _section(finding)
+        yield from _section(finding, with_netns=several)
     if diagnosis.unchecked:
         yield ""
         yield f"## {translate(mark('Not checked'))}"
@@ -33,9 +34,12 @@ def doctor_markdown(diagnosis: Diagnosis) -> Iterator[str]:
             yield f"- `{one.rule}`: {_plain(localize(one.reason))}"
 
 
-def _section(finding: Finding) -> Iterator[str]:
+def _section(finding: Finding, *, with_netns: bool) -> Iterator[str]:
     word = translate(SEVERITY_WORDS[finding.severity])
-    yield f"## {word}: {_plain(localize(finding.title))}"
+    title = localize(finding.title)
+    if with_netns and finding.netns is not None:
+        title = f"[{finding.netns.label}] {title}"
+    yield f"## {word}: {_plain(title)}"
     yield ""
     yield f"- {translate(mark('rule'))}: `{finding.rule}`"
     for owner in finding.owners:
