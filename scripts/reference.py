@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from finwait.diagnosis.rules import RULES
-from finwait.render.doctor_markdown import DONT
+from finwait.render.doctor_markdown import DO, DONT
 from finwait.render.explain import Explainer
 from finwait.render.explain_markdown import MarkdownPage
 from finwait.table.columns import ALIASES, BOOL, COLUMNS, ENDPOINT, NUMBER
@@ -143,8 +143,9 @@ def _rules(language: str) -> Callable[[], str]:
 
 def _rule_parts(rule: Rule) -> Iterator[str]:
     yield f"### {rule.id}"
-    yield f"{translate(rule.summary)[:1].upper()}{translate(rule.summary)[1:]}. {translate(rule.meaning)}"
-    yield f"**{translate('do')}**: {translate(rule.remedy)}"
+    yield f"*{translate(rule.summary)}*"
+    yield translate(rule.meaning)
+    yield f"**{translate(DO)}**: {translate(rule.remedy)}"
     if rule.avoid is not None:
         yield f"**{translate(DONT)}**: {translate(rule.avoid)}"
     limits = ", ".join(f"`{name}` = {value:g}" for name, value in rule.limits.items())

@@ -208,7 +208,9 @@ class _Judge:
 
         diagnosis = diagnose(cases, self.rules, self.configuration.limits, provenance)
         least = SEVERITIES.index(self.min_severity)
-        diagnosis.findings = [one for one in diagnosis.findings if SEVERITIES.index(one.severity) >= least]
+        shown = [one for one in diagnosis.findings if SEVERITIES.index(one.severity) >= least]
+        diagnosis.left_out = len(diagnosis.findings) - len(shown)
+        diagnosis.findings = shown
         return diagnosis
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from finwait.table.snapshot import Provenance
 
 SHOWN_CONNECTIONS = 5
+PAIRS_TRIED = 40
 SHOWN_DESCRIPTORS = 20
 
 ONE_LOOK = mark("it compares two looks, and there was one")
@@ -187,11 +188,13 @@ def _owners_of(case: Case, rows: Array) -> tuple[Owner, ...]:
 
 
 def _examples(case: Case, rows: Array, guilty: bool | None) -> Iterator[Endpoint]:
-    """Some of the sockets, the oldest; where the other end is on this host too, it follows."""
+    """Some of the sockets, the oldest; where the other end is on this host too, it follows, and they go before the others."""
     ports = (case.values("peer_port")[rows], case.values("local_port")[rows])
     oldest_first = rows[np.lexsort((*ports, -np.round(case.since_s[rows])))]
-    for row in oldest_first[:SHOWN_CONNECTIONS].tolist():
-        other = other_end(case, row) if guilty is not None else None
+    likely = oldest_first[: SHOWN_CONNECTIONS if guilty is None else PAIRS_TRIED].tolist()
+    ends = [(row, other_end(case, row) if guilty is not None else None) for row in likely]
+    ends.sort(key=lambda pair: pair[1] is None)
+    for row, other in ends[:SHOWN_CONNECTIONS]:
         side = None if other is None else ("guilty" if guilty else "waiting")
         yield _endpoint(case, row, side)
         if other is not None:

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 SCHEMA = "finwait.doctor/1"
 SEVERITY_WORDS = {INFO: mark("note"), WARNING: mark("warning"), CRITICAL: mark("critical")}
+SIDES = {"guilty": mark("must act"), "waiting": mark("waits")}
 VERDICT = mark("{verdict}: findings {count}, rules {rules}, sockets {sockets}, {looks}")
 HEALTHY = mark("healthy")
+NOTHING_SO_SEVERE = mark("nothing so severe")
+LEFT_OUT = mark("{verdict}, left out {count} less severe")
 NOTES = mark("healthy, with notes")
 LOOKS = mark("looks {looks} in {seconds} s")
 ONE_LOOK = mark("one look")
@@ -37,6 +40,7 @@ def doctor_document(diagnosis: Diagnosis) -> dict[str, object]:
         "looks": diagnosis.looks,
         "over_s": round(diagnosis.over_s, 3),
         "sockets": diagnosis.sockets,
+        "left_out": diagnosis.left_out,
         "findings": [finding_document(finding) for finding in diagnosis.findings],
         "checked": diagnosis.checked,
         "unchecked": [unchecked_document(unchecked) for unchecked in diagnosis.unchecked],
@@ -105,17 +109,19 @@ def ndjson_documents(diagnosis: Diagnosis) -> Iterator[dict[str, object]]:
 def verdict_text(diagnosis: Diagnosis) -> str:
     """The verdict in one line."""
     severity = diagnosis.severity
-    word = HEALTHY if severity is None else NOTES if severity == INFO else SEVERITY_WORDS[severity]
+    healthy = NOTHING_SO_SEVERE if diagnosis.left_out else HEALTHY
+    word = healthy if severity is None else NOTES if severity == INFO else SEVERITY_WORDS[severity]
     looks = translate(ONE_LOOK)
     if diagnosis.looks > 1:
         looks = translate(LOOKS).format(looks=diagnosis.looks, seconds=f"{diagnosis.over_s:.1f}")
-    return translate(VERDICT).format(
+    text = translate(VERDICT).format(
         verdict=translate(word),
         count=len(diagnosis.findings),
         rules=len(diagnosis.checked),
         sockets=diagnosis.sockets,
         looks=looks,
     )
+    return translate(LEFT_OUT).format(verdict=text, count=diagnosis.left_out) if diagnosis.left_out else text
 
 
 def plugin_line(diagnosis: Diagnosis) -> str:

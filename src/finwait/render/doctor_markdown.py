@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from finwait.render.doctor import SEVERITY_WORDS, duration_text, evidence_text, owner_text, verdict_text
+from finwait.render.doctor import SEVERITY_WORDS, SIDES, duration_text, evidence_text, owner_text, verdict_text
 from finwait.render.documents import timestamp
 from finwait.text.escape import escape_foreign
 from finwait.text.messages import localize, mark, translate
@@ -14,12 +14,22 @@ if TYPE_CHECKING:
 
     from finwait.table.finding import Diagnosis, Endpoint, Finding
 
+TITLE = mark("TCP of {host}")
+NOT_CHECKED = mark("Not checked")
+RULE = mark("rule")
+WHO = mark("who")
+SINCE = mark("since")
+NUMBERS = mark("numbers")
+DO = mark("do")
+SEE_IT = mark("see it")
+SOURCE = mark("source")
+DONT = mark("don't")
 _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|"})
 
 
 def doctor_markdown(diagnosis: Diagnosis) -> Iterator[str]:
     """The whole page, a section a finding."""
-    yield f"# {_plain(translate(mark('TCP of {host}')).format(host=diagnosis.provenance.host))}"
+    yield "# " + _plain(translate(TITLE).format(host=diagnosis.provenance.host))
     yield ""
     yield f"**{_plain(verdict_text(diagnosis))}** ({timestamp(diagnosis.provenance.taken_to)})"
     several = len(diagnosis.provenance.netns) > 1
@@ -28,7 +38,7 @@ def doctor_markdown(diagnosis: Diagnosis) -> Iterator[str]:
         yield from _section(finding, with_netns=several)
     if diagnosis.unchecked:
         yield ""
-        yield f"## {translate(mark('Not checked'))}"
+        yield f"## {translate(NOT_CHECKED)}"
         yield ""
         for one in diagnosis.unchecked:
             yield f"- `{one.rule}`: {_plain(localize(one.reason))}"
@@ -41,17 +51,17 @@ def _section(finding: Finding, *, with_netns: bool) -> Iterator[str]:
         title = f"[{finding.netns.label}] {title}"
     yield f"## {word}: {_plain(title)}"
     yield ""
-    yield f"- {translate(mark('rule'))}: `{finding.rule}`"
+    yield f"- {translate(RULE)}: `{finding.rule}`"
     for owner in finding.owners:
-        yield f"- {translate(mark('who'))}: {_plain(owner_text(owner))}"
+        yield f"- {translate(WHO)}: {_plain(owner_text(owner))}"
     if finding.since_s is not None and finding.since_s >= 1:
         since = translate(mark("at least {duration} ago")).format(duration=duration_text(finding.since_s))
-        yield f"- {translate(mark('since'))}: {since}"
-    yield f"- {translate(mark('numbers'))}: {_plain(evidence_text(finding.evidence))}"
+        yield f"- {translate(SINCE)}: {since}"
+    yield f"- {translate(NUMBERS)}: {_plain(evidence_text(finding.evidence))}"
     yield ""
     yield localize(finding.meaning)
     yield ""
-    yield f"**{translate(mark('do'))}**: {localize(finding.remedy)}"
+    yield f"**{translate(DO)}**: {localize(finding.remedy)}"
     if finding.avoid is not None:
         yield ""
         yield f"**{translate(DONT)}**: {localize(finding.avoid)}"
@@ -59,10 +69,7 @@ def _section(finding: Finding, *, with_netns: bool) -> Iterator[str]:
         yield ""
         yield from _table(finding)
     yield ""
-    yield f"{translate(mark('see it'))}: `{finding.command}`; {translate(mark('source'))}: {'; '.join(finding.sources)}"
-
-
-DONT = mark("don't")
+    yield f"{translate(SEE_IT)}: `{finding.command}`; {translate(SOURCE)}: {'; '.join(finding.sources)}"
 
 
 def _table(finding: Finding) -> Iterator[str]:
@@ -75,7 +82,8 @@ def _table(finding: Finding) -> Iterator[str]:
 
 def _row(endpoint: Endpoint) -> str:
     owner = "" if endpoint.owner is None else owner_text(endpoint.owner)
-    cells = (endpoint.state, endpoint.local, endpoint.peer, owner)
+    side = "" if endpoint.side is None else f" ({translate(SIDES[endpoint.side])})"
+    cells = (f"{endpoint.state}{side}", endpoint.local, endpoint.peer, owner)
     return f"| {' | '.join(map(_plain, cells))} |"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from finwait.render.doctor import SEVERITY_WORDS, duration_text, evidence_text, owner_text, verdict_text
+from finwait.render.doctor import SEVERITY_WORDS, SIDES, duration_text, evidence_text, owner_text, verdict_text
 from finwait.render.wrap import wrapped
 from finwait.table.finding import CRITICAL, INFO, WARNING
 from finwait.tcp.state import TcpState
@@ -32,7 +32,6 @@ LABELS = {
     "sources": mark("source"),
     "shown": mark("such as"),
 }
-SIDES = {"guilty": mark("must act"), "waiting": mark("waits")}
 _RFC_BY_TOKEN = {state.token: state.rfc for state in TcpState}
 
 
@@ -85,7 +84,8 @@ class DoctorPage:
         yield from self._labelled("sources", "; ".join(finding.sources))
 
     def _examples(self, finding: Finding) -> Iterator[str]:
-        label = self.style.paint(pad_right(translate(LABELS["shown"]), self.label_cells), "dim")
+        shown = LABELS["shown"]
+        label = self.style.paint(pad_right(translate(shown), self.label_cells), "dim")
         for endpoint in finding.connections:
             yield f"  {label}{self._endpoint(endpoint)}"
             label = " " * self.label_cells

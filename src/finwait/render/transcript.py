@@ -66,7 +66,8 @@ def render_recorded(trace: dict[str, Any], *, unicode: bool = True) -> Iterator[
 def _headline(trace: dict[str, Any]) -> str:
     words = [TcpState[trace["state"]].rfc]
     if trace["left"]:
-        words.append(translate(LEFT[trace["left"]]))
+        what = LEFT[trace["left"]]
+        words.append(translate(what))
     if trace["ends"]:
         near, near_port, far, far_port = trace["ends"]
         words.append(f"{_endpoint(near, near_port)} - {_endpoint(far, far_port)}")

@@ -75,7 +75,7 @@ class Unchecked:
 @dataclass(slots=True)
 class Diagnosis:
     """All of it. findings: the worst first. checked: ids of the rules that were judged. looks: how many. over_s: seconds from
-    the first to the last.
+    the first to the last. left_out: findings that were less severe than what was asked for.
     """  # fmt: skip
 
     provenance: Provenance
@@ -85,6 +85,7 @@ class Diagnosis:
     looks: int = 0
     over_s: float = 0.0
     sockets: int = 0
+    left_out: int = 0
 
     @property
     def severity(self) -> str | None:
