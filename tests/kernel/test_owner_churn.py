@@ -48,8 +48,12 @@ def churn():
             one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         for one in (*ours, *theirs, *bound):
             one.close()
-        for _ in range(2):
-            server.accept()[0].close()
+        server.setblocking(False)  # a reset that overtook its handshake on another processor leaves nothing to accept
+        try:
+            while True:
+                server.accept()[0].close()
+        except BlockingIOError:
+            server.setblocking(True)
 
 def fork_and_share():
     "Children that hold what their parent holds, for as long as it takes to fork the next."
@@ -102,10 +106,7 @@ def count_of(snapshot: Snapshot, pid: int) -> int:
 def test_who_stands_still_is_counted_exactly_while_others_churn(pids: list[int], source: str, by: str) -> None:
     stable, *_ = pids
     totals: set[int] = set()
-    counts = COUNTS // 2 if source == "sock_diag" or by.endswith("port") else COUNTS
-    for at in range(10 * counts):
-        if at >= counts and len(totals) > 1:  # on a busy machine the others may stand still for a while
-            break
+    for _ in range(COUNTS // 2 if source == "sock_diag" or by.endswith("port") else COUNTS):
         snapshot = finwait.count(by=by, source=source, netns=str(stable))
         assert count_of(snapshot, stable) == STABLE
         assert all(group.count > 0 for group in snapshot.groups)
