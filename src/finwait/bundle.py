@@ -93,7 +93,7 @@ class _Writer:
                 for one in provenance.notices
             ],
             "looks": looks,
-            "namespaces": [self.namespace(case, number, looks) for number, case in enumerate(cases)],
+            "namespaces": [self.namespace(case, looks) for case in cases],
             "ghosts_seen": host.ghosts_seen,
             "hidden": host.hidden,
             "page_size": host.page_size,
@@ -108,7 +108,7 @@ class _Writer:
             ],
         }
 
-    def namespace(self, case: Case, number: int, looks: int) -> dict[str, Any]:
+    def namespace(self, case: Case, looks: int) -> dict[str, Any]:
         cookies, holders = case.values("cookie").tolist(), case.holders
         return {
             "looks": [

@@ -35,7 +35,7 @@ from finwait.tcp.state import TcpState
 from finwait.wire.inet_diag import ALL_STATES_MASK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
     from finwait.sources.archive import Recorder
     from finwait.sources.readers import Reader
@@ -96,7 +96,6 @@ class Examiner:
         self.window_s = window_s
         self.provenance = Provenance(source, host=os.uname().nodename)
         self.host = Host(page_size=os.sysconf("SC_PAGE_SIZE"))
-        self.looked = 0
         self._watched: dict[object, _Watched] = {}
 
     def look(self, *, owners: bool = True, info: bool = True, recorder: Recorder | None = None) -> None:
@@ -131,7 +130,6 @@ class Examiner:
         if join is not None:
             self.host = self._host(join)
         provenance.taken_to = time.time()
-        self.looked += 1
 
     def look_and_record(self, record: Callable[[], Recorder] | None, *, owners: bool = True, info: bool = True) -> None:
         """Look once more, and keep what was seen where `record` makes something that keeps it."""
@@ -192,7 +190,7 @@ class Examiner:
             recorder.end()
         else:
             batches = list(reader.batches(request, columns, self.provenance.notices))
-        rows = _whole(batches, columns)
+        rows = concatenate(batches) if batches else Batch(0, {})
         directory = net_directory(place, roots)
         counters = open_inside(place, lambda: read_counters(directory))
         settings = f"{roots.proc if place.path is None else '/proc'}/sys/net"
@@ -254,10 +252,6 @@ def _read_explicit(reader: SockDiagReader, sysctls: Mapping[str, str]) -> Array 
     return np.concatenate(found) if found else np.zeros(0, np.uint64)
 
 
-def _whole(batches: Sequence[Batch], columns: Sequence[str]) -> Batch:
-    return concatenate(batches) if batches else Batch(0, {})
-
-
 def _holders_of(joined: Batch) -> Holders:
     """The descriptors of a batch that stands once for each owner."""
     number = joined.socket_numbers()
@@ -297,6 +291,3 @@ def examine(
         sleep(max(for_s - (boot_clock() - began), 0))
     examiner.look_and_record(record, owners=owners)
     return examiner
-
-
-__all__ = ["Examiner", "SourceError", "boot_clock", "examine"]

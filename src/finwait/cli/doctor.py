@@ -175,7 +175,7 @@ def _run(options: argparse.Namespace) -> int:
         from finwait.cli.doctor_watch import watch
 
         every_s = options.seconds or configuration.seconds or DEFAULT_WATCH_SECONDS
-        return watch(request_of(options), options, judge, every_s)
+        watch(request_of(options), options, judge, every_s)
     if options.read is not None:
         from finwait.bundle import read_bundle
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from finwait.cli import output
 from finwait.examination import Examiner, boot_clock
@@ -34,15 +34,13 @@ def watch(
     options: argparse.Namespace,
     judge: Callable[[Sequence[Case], Provenance], Diagnosis],
     every_s: float,
-    *,
-    rounds: int | None = None,
-) -> int:
-    """Look every `every_s` seconds until interrupted, or `rounds` times."""
+) -> NoReturn:
+    """Look every `every_s` seconds until interrupted."""
     examiner = Examiner(request, source=options.source, window_s=every_s * (LOOKS_KEPT - 0.5))
     style = style_of(sys.stdout, options.color, os.environ)
     teller = Teller(DoctorPage(style, terminal_columns(sys.stdout)))
     due = boot_clock()
-    while rounds is None or examiner.looked < rounds:
+    while True:
         examiner.look()
         diagnosis = judge(examiner.cases(), examiner.provenance)
         if options.form in {"json", "ndjson"}:
@@ -53,7 +51,6 @@ def watch(
         sys.stdout.flush()
         due = max(due + every_s, boot_clock())
         time.sleep(max(due - boot_clock(), 0))
-    return 0
 
 
 class Teller:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import islice
 
 from finwait.cli import output
 from finwait.cli.parser import (
@@ -88,6 +89,7 @@ def _table(case: Case, limit: int) -> PortTable:
     from finwait.render.ports import PortTable
 
     budget = PortBudget(case)
-    groups = list(budget.groups()) if budget.is_known else []
-    groups.sort(key=lambda group: -group.share)
-    return PortTable(case.now.netns, budget, groups[:limit], len(groups))
+    if not budget.is_known:
+        return PortTable(case.now.netns, budget, [], 0)
+    groups = sorted(islice(budget.groups(), limit), key=lambda group: -group.share)
+    return PortTable(case.now.netns, budget, groups, len(budget.destinations))

@@ -120,11 +120,15 @@ class PortBudget:
         old: Mask = case.in_state(TcpState.TIME_WAIT) & (age_ms >= (REUSE_DELAY_MS if delay is None else delay))
         return old & case.is_loopback if reuse == 2 else old
 
+    @cached_property
+    def destinations(self) -> list[Array]:
+        """The sockets of each destination, the one with most of them first: there may be as many as sockets."""
+        return list(self.case.by_peer(self.outgoing(self.case.now), *_KEY))
+
     def groups(self) -> Iterator[PortGroup]:
-        """All destinations, the one with most ports first."""
-        case = self.case
+        """What each destination takes, as far as somebody asks, the one with most sockets first."""
         before = self._counts_before()
-        for rows in case.by_peer(self.outgoing(case.now), *_KEY):
+        for rows in self.destinations:
             yield self._group(rows, before)
 
     def _group(self, rows: Array, before: Mapping[bytes, int]) -> PortGroup:

@@ -104,7 +104,7 @@ def _lacks_of(rule: Rule, case: Case) -> Iterator[Unchecked]:
 def _lack(rule: Rule, name: str, case: Case) -> Unchecked | None:
     if name in _SPECIAL:
         return _SPECIAL[name](rule, case)
-    if "." not in name or name.endswith("?"):
+    if "." not in name:
         return None
     if name.partition(".")[0] in {"ipv4", "core", "netfilter"}:
         known = name in case.now.sysctls
