@@ -61,11 +61,22 @@ struct sock_common {
 	__u16 skc_num; /* host order */
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
+	unsigned long skc_flags; /* by enum sock_flags */
 	int skc_bound_dev_if;
+	struct proto *skc_prot;
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
 	atomic64_t skc_cookie;
+} KERNEL_TYPE;
+
+struct proto {
+	char name[32];
+} KERNEL_TYPE;
+
+struct timer_list {
+	unsigned long expires; /* in jiffies */
+	void (*function)(struct timer_list *timer);
 } KERNEL_TYPE;
 
 struct kernfs_node {
@@ -89,8 +100,17 @@ struct inode {
 	unsigned long i_ino;
 } KERNEL_TYPE;
 
+typedef struct {
+	atomic64_t refcnt;
+} file_ref_t;
+
 struct file {
 	struct inode *f_inode;
+	file_ref_t f_ref;
+} KERNEL_TYPE;
+
+struct file___before_6_13 {
+	atomic64_t f_count;
 } KERNEL_TYPE;
 
 struct sock;
@@ -117,6 +137,8 @@ struct sock {
 	__u16 sk_type;
 	__u16 sk_protocol;
 	__u8 sk_shutdown;
+	int sk_err;
+	unsigned long sk_lingertime;
 	__u32 sk_ack_backlog;
 	__u32 sk_max_ack_backlog;
 	struct sock_cgroup_data sk_cgrp_data;
@@ -129,6 +151,7 @@ struct inet_sock {
 
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
+	struct timer_list icsk_retransmit_timer;
 } KERNEL_TYPE;
 
 struct tcp_sock {
@@ -137,10 +160,32 @@ struct tcp_sock {
 	__u32 copied_seq;
 	__u32 write_seq;
 	__u32 snd_una;
+	__u32 srtt_us; /* eighths of a microsecond */
+	__u32 total_retrans;
+	__u64 bytes_received;
+	__u64 bytes_acked;
+	__u8 syn_fastopen_child : 1;
 } KERNEL_TYPE;
 
 struct inet_timewait_sock {
+	struct sock_common __tw_common;
 	volatile unsigned char tw_substate;
+	__u16 tw_sport; /* network order */
+	struct timer_list tw_timer;
+} KERNEL_TYPE;
+
+struct request_sock {
+	struct sock_common __req_common;
+	struct timer_list rsk_timer;
+} KERNEL_TYPE;
+
+struct inet_request_sock {
+	struct request_sock req;
+} KERNEL_TYPE;
+
+struct tcp_request_sock {
+	struct inet_request_sock req;
+	__u64 snt_synack; /* CLOCK_MONOTONIC in us; 0 for a connection that came by a cookie */
 } KERNEL_TYPE;
 
 struct tcp_timewait_sock {
@@ -149,6 +194,10 @@ struct tcp_timewait_sock {
 
 struct css_set {
 	struct cgroup *dfl_cgrp;
+} KERNEL_TYPE;
+
+struct pid_namespace {
+	struct ns_common ns;
 } KERNEL_TYPE;
 
 struct upid {
@@ -162,6 +211,7 @@ struct pid {
 } KERNEL_TYPE;
 
 struct task_struct {
+	unsigned int flags;
 	__s32 tgid;
 	struct pid *thread_pid;
 	struct task_struct *group_leader;
@@ -199,11 +249,16 @@ enum {
 
 enum { /* include/net/tcp_states.h */
 	TCP_ESTABLISHED = 1,
+	TCP_SYN_SENT = 2,
 	TCP_SYN_RECV = 3,
+	TCP_FIN_WAIT1 = 4,
+	TCP_FIN_WAIT2 = 5,
 	TCP_TIME_WAIT = 6,
 	TCP_CLOSE = 7,
 	TCP_CLOSE_WAIT = 8,
+	TCP_LAST_ACK = 9,
 	TCP_LISTEN = 10,
+	TCP_CLOSING = 11,
 	TCP_NEW_SYN_RECV = 12,
 };
 
@@ -214,19 +269,33 @@ enum {
 enum { /* include/uapi/linux/bpf.h */
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_SK_STORAGE = 24,
+	BPF_MAP_TYPE_RINGBUF = 27,
 	BPF_ANY = 0,
+	BPF_NOEXIST = 1,
 	BPF_F_NO_PREALLOC = 1,
+	BPF_F_MMAPABLE = 1 << 10,
+	BPF_SK_STORAGE_GET_F_CREATE = 1,
+	BPF_RB_NO_WAKEUP = 1,
 };
 
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
+static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
+static __u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
+static __u32 (*const bpf_get_smp_processor_id)(void) = (void *)8;
 static __u64 (*const bpf_get_socket_cookie)(void *ctx) = (void *)46;
+static void *(*const bpf_sk_storage_get)(void *map, void *sk, void *value, __u64 flags) = (void *)107;
 static long (*const bpf_probe_read_kernel)(void *dst, __u32 size, const void *from) = (void *)113;
 static long (*const bpf_probe_read_kernel_str)(void *dst, __u32 size, const void *from) = (void *)115;
+static __u64 (*const bpf_jiffies64)(void) = (void *)118;
+static long (*const bpf_ringbuf_output)(void *ring, void *data, __u64 size, __u64 flags) = (void *)130;
 static struct task_struct *(*const bpf_get_current_task_btf)(void) = (void *)158;
 static long (*const bpf_seq_write)(struct seq_file *m, const void *data, __u32 len) = (void *)127;
 static struct tcp_sock *(*const bpf_skc_to_tcp_sock)(void *sk) = (void *)137;
 static struct tcp_timewait_sock *(*const bpf_skc_to_tcp_timewait_sock)(void *sk) = (void *)138;
+static struct tcp_request_sock *(*const bpf_skc_to_tcp_request_sock)(void *sk) = (void *)139;
 static struct socket *(*const bpf_sock_from_file)(struct file *file) = (void *)162;
 
 /* -- what user space gets */

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("count", "list", "explain", "diagram", "lab", "doctor", "ports", "selftest", "capabilities")
+COMMANDS = ("count", "list", "explain", "diagram", "lab", "doctor", "ports", "trace", "selftest", "capabilities")
 _MODULE = {"help": "overview"}
 
 

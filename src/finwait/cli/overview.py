@@ -19,6 +19,7 @@ COMMANDS = {
     "lab": mark("real sockets in any state, to look at and to learn from"),
     "doctor": mark("what is wrong with this host's TCP, who does it, what to do, and what not to touch"),
     "ports": mark("how much of the range of ephemeral ports each destination uses"),
+    "trace": mark("every change of state as it happens, TIME-WAIT and half-open connections too"),
     "selftest": mark("known sockets, asked of every source, of ss and netstat: does everybody agree?"),
     "capabilities": mark("what this machine can do for finwait, and what is missing"),
 }

@@ -6,6 +6,7 @@ at most, a port five, so an endpoint is three words put together by shifts. Tabl
 
 from __future__ import annotations
 
+import time
 from functools import cache
 
 import numpy as np
@@ -119,3 +120,34 @@ def right_aligned_numbers(values: Array) -> Array:
     width = len(str(top))
     table = np.asarray([str(value).rjust(width) for value in unique.tolist()], dtype=f"S{width}")
     return table[inverse].view(np.uint8).reshape(len(values), width)
+
+
+@cache
+def _three_digits() -> Array:
+    """000 to 999 as (1000, 3) bytes."""
+    numbers = np.arange(1000)
+    return np.stack([numbers // 100, numbers // 10 % 10, numbers % 10], axis=1).astype(np.uint8) + np.uint8(48)
+
+
+def six_digits(values: Array) -> Array:
+    """(n, 6) bytes of numbers below a million, zeros in front."""
+    digits = _three_digits()
+    return np.concatenate([digits[values // 1000], digits[values % 1000]], axis=1)
+
+
+def clock_times(at_ns: Array) -> Array:
+    """(n, 15) bytes of local time as 23:59:59.123456. at_ns: since the epoch."""
+    seconds, micros = np.divmod(at_ns // 1000, 1_000_000)
+    unique, inverse = np.unique(seconds, return_inverse=True)
+    texts = [time.strftime("%H:%M:%S.", time.localtime(second)).encode() for second in unique.tolist()]
+    table = np.frombuffer(b"".join(texts), dtype=np.uint8).reshape(len(texts), 9)
+    return np.concatenate([table[inverse], six_digits(micros)], axis=1)
+
+
+def milliseconds(micros: Array) -> Array:
+    """(n, width) bytes of microseconds as milliseconds with three places, ``12.345ms``, blanks in front."""
+    whole, rest = np.divmod(np.maximum(micros, 0), 1000)
+    block = np.full((len(micros), 6), ord("."), dtype=np.uint8)
+    block[:, 1:4] = _three_digits()[rest]
+    block[:, 4:] = np.frombuffer(b"ms", dtype=np.uint8)
+    return np.concatenate([right_aligned_numbers(whole.astype(np.uint64)), block], axis=1)

@@ -8,10 +8,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from finwait.render.digits import BLANK, ipv4_endpoints, right_aligned_numbers
+from finwait.render.digits import BLANK, clock_times, ipv4_endpoints, milliseconds, right_aligned_numbers
 from finwait.render.owners import kind_text, process_text
 from finwait.table.cells import cells_of, format_address
-from finwait.table.columns import ADDRESS, BOOL, COLUMN_BY_NAME, ENDPOINT, ENDPOINT_PARTS, NUMBER, PORT, STATE, TEXT
+from finwait.table.columns import (
+    ADDRESS,
+    BOOL,
+    DECLARATION_BY_NAME,
+    DURATION,
+    ENDPOINT,
+    ENDPOINT_PARTS,
+    NUMBER,
+    PORT,
+    STATE,
+    TEXT,
+    TIME,
+)  # fmt: skip
 from finwait.tcp.state import TcpState
 from finwait.text.escape import escape_foreign
 from finwait.text.width import display_width
@@ -26,7 +38,7 @@ if TYPE_CHECKING:
 
 GAP = 2
 # The widths that a column has from the first line on, so that later batches seldom have to widen it.
-_LEAST_WIDTH = {"state": 12, "local": 21, "peer": 21, "recv_q": 6, "send_q": 6}
+_LEAST_WIDTH = {"state": 12, "from": 12, "to": 12, "process": 15, "why": 14, "local": 21, "peer": 21, "recv_q": 6, "send_q": 6}
 _QUEUE_OF_LISTENER = {"recv_q": "accept_queue_length", "send_q": "accept_queue_limit"}
 _MAPPED = np.frombuffer(MAPPED_PREFIX, dtype=np.uint8)
 
@@ -48,7 +60,7 @@ class RowRenderer:
     ) -> None:
         self.columns = tuple(columns)
         self.encoding = encoding
-        self.titles = [COLUMN_BY_NAME[name].title for name in columns] if titles is None else list(titles)
+        self.titles = [DECLARATION_BY_NAME[name].title for name in columns] if titles is None else list(titles)
         self.widths = [
             max(len(title), _LEAST_WIDTH.get(name, 0)) for name, title in zip(columns, self.titles, strict=True)
         ]
@@ -68,7 +80,7 @@ class RowRenderer:
 
     def _header(self, style: Style) -> bytes:
         cells = [
-            title.rjust(width) if COLUMN_BY_NAME[name].right_aligned else title.ljust(width)
+            title.rjust(width) if DECLARATION_BY_NAME[name].right_aligned else title.ljust(width)
             for name, title, width in zip(self.columns, self.titles, self.widths, strict=True)
         ]
         return style.paint("  ".join(cells).rstrip(), "bold").encode() + b"\n"
@@ -83,12 +95,12 @@ class RowRenderer:
         # bytes of each column: as many more than its cells as its block has
         sizes = [width + block.shape[1] - own for width, block, own in zip(self.widths, blocks, cells, strict=True)]
         last = len(blocks) - 1
-        right = COLUMN_BY_NAME[self.columns[last]].right_aligned
+        right = DECLARATION_BY_NAME[self.columns[last]].right_aligned
         length = sum(sizes[:last]) + GAP * last + (sizes[last] if right else blocks[last].shape[1]) + 1
         page = np.full((batch.length, length), BLANK, dtype=np.uint8)
         at = 0
         for name, block, size in zip(self.columns, blocks, sizes, strict=True):
-            if not COLUMN_BY_NAME[name].right_aligned:
+            if not DECLARATION_BY_NAME[name].right_aligned:
                 page[:, at : at + block.shape[1]] = block
             else:
                 page[:, at + size - block.shape[1] : at + size] = block
@@ -99,14 +111,14 @@ class RowRenderer:
 
     def _cells(self, name: str, block: Array) -> int:
         """Terminal cells of a row of `block`; foreign text may have more bytes than cells."""
-        if COLUMN_BY_NAME[name].kind not in {TEXT, ENDPOINT} or (block.max() < 128 and block.all()):
+        if DECLARATION_BY_NAME[name].kind not in {TEXT, ENDPOINT} or (block.max() < 128 and block.all()):
             return int(block.shape[1])
         return display_width(block[0].tobytes().replace(b"\0", b"").decode(self.encoding))
 
     # -- columns as matrices of bytes
 
     def _block(self, batch: Batch, name: str) -> Array:
-        column = COLUMN_BY_NAME[name]
+        column = DECLARATION_BY_NAME[name]
         if self._as_ss and name in _QUEUE_OF_LISTENER:
             return self._queues(batch, name)
         if column.kind == ENDPOINT:
@@ -114,6 +126,10 @@ class RowRenderer:
         data = batch.column(name)
         if column.kind == STATE:
             return self._states[data.values]
+        if column.kind == TIME:
+            return clock_times(data.values)
+        if column.kind == DURATION:
+            return _with_dashes(milliseconds(data.values), data, right=True)
         if column.kind in {NUMBER, PORT}:
             block = right_aligned_numbers(
                 np.where(data.valid, data.values, 0) if data.valid is not None else data.values

@@ -85,9 +85,13 @@ def _interface(rows: Array, _: Mask, __: Mask, names: Mapping[int, str]) -> Colu
     return ColumnData(inverse.astype("i4"), rows["bound_dev_if"] != 0, texts)
 
 
+def ip_versions(family: Array, local_address: Array) -> Array:
+    """The version of IP that each row speaks; a mapped address is IPv4."""
+    return np.where((family == AF_INET) | mapped_rows(local_address), 4, 6).astype(np.uint8)
+
+
 def _ip_version(rows: Array, *_: object) -> ColumnData:
-    is_v4 = (rows["family"] == AF_INET) | mapped_rows(np.ascontiguousarray(rows["local_address"]))
-    return ColumnData(np.where(is_v4, 4, 6).astype(np.uint8))
+    return ColumnData(ip_versions(rows["family"], np.ascontiguousarray(rows["local_address"])))
 
 
 _READERS: dict[str, Callable[..., ColumnData]] = {

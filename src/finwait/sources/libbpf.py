@@ -9,14 +9,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+import sys
+from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 
 from finwait.errors import FinwaitError, NotPermitted, NotSupported, SourceError
 from finwait.wire.bpf_layouts import SOURCES_DIGEST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 LIBRARY = "libbpf.so.1"
 MAJOR = 1
@@ -24,6 +25,7 @@ CHUNK_BYTES = 1 << 15  # an iterator's buffer (kernel/bpf/bpf_iter.c, bpf_seq_re
 MESSAGES_KEPT = 40
 _BATCH = 4096
 _SOURCES_MARK = b"finwait-sources:"
+_MISSES_OFFSET, _PROG_INFO_BYTES = 208, 232  # struct bpf_prog_info (include/uapi/linux/bpf.h): recursion_misses
 
 _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 # name: (result, arguments)
@@ -44,6 +46,10 @@ _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "bpf_map_update_elem": (c_int, (c_int, c_void_p, c_void_p, c_uint64)),
     "bpf_map_lookup_batch": (c_int, (c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p)),
     "bpf_program__attach_iter": (c_void_p, (c_void_p, c_void_p)),
+    "bpf_program__attach": (c_void_p, (c_void_p,)),
+    "bpf_program__set_autoload": (c_int, (c_void_p, c_bool)),
+    "bpf_program__fd": (c_int, (c_void_p,)),
+    "bpf_obj_get_info_by_fd": (c_int, (c_int, c_void_p, POINTER(c_uint32))),
     "bpf_link__fd": (c_int, (c_void_p,)),
     "bpf_link__destroy": (c_int, (c_void_p,)),
     "bpf_iter_create": (c_int, (c_int,)),
@@ -154,13 +160,20 @@ def read_object(name: str, directory: str | None = None) -> bytes:
 
 
 class BpfObject:
-    """One object of bpf/, loaded. rooms: elements of its maps by name, where that is for user space to say. Close it; it is a
-    context manager.
+    """One object of bpf/, loaded. rooms: elements of its maps by name (bytes, of a ring), where that is for user space to say.
+    without: programs that are not loaded. Close it; it is a context manager.
 
     Raises NotSupported, NotPermitted or SourceError.
     """
 
-    def __init__(self, name: str, rooms: Mapping[str, int] | None = None, *, directory: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        rooms: Mapping[str, int] | None = None,
+        *,
+        without: Sequence[str] = (),
+        directory: str | None = None,
+    ) -> None:
         self.name = name
         self._object = 0
         self._links: dict[str, int] = {}
@@ -176,6 +189,8 @@ class BpfObject:
                     self._library.call("bpf_map__set_max_entries", self._map(map_name), room),
                     "bpf_map__set_max_entries",
                 )
+            for program in without:
+                self._library.call("bpf_program__set_autoload", self._program(program), False)  # noqa: FBT003 - C's own
             self._check(self._library.call("bpf_object__load", self._object), "bpf_object__load")
         except BaseException:
             self.close()
@@ -194,7 +209,15 @@ class BpfObject:
             )
         return found
 
-    def _map_descriptor(self, name: str) -> int:
+    def _program(self, name: str) -> int:
+        found = self._library.call("bpf_object__find_program_by_name", self._object, name.encode())
+        if not found:
+            raise SourceError(
+                "BPF failed ({request}: {reason})", request=f"program {name}", reason=os.strerror(errno.ENOENT)
+            )
+        return found
+
+    def map_descriptor(self, name: str) -> int:
         """Descriptor of map `name`; it belongs to the object."""
         return self._check(self._library.call("bpf_map__fd", self._map(name)), f"bpf_map__fd {name}")
 
@@ -207,13 +230,13 @@ class BpfObject:
         size = self._library.call("bpf_map__value_size", self._map(name))
         key = c_uint32(0)
         content = ctypes.create_string_buffer(value, size)
-        result = self._library.call("bpf_map_update_elem", self._map_descriptor(name), byref(key), content, 0)
+        result = self._library.call("bpf_map_update_elem", self.map_descriptor(name), byref(key), content, 0)
         self._check(result, f"bpf_map_update_elem {name}")
 
     def read_map(self, name: str) -> Iterator[tuple[bytes, bytes]]:
         """(key, value) of every element of hash map `name`, by many at once (BPF_MAP_LOOKUP_BATCH, Linux 5.6)."""
         library, found = self._library, self._map(name)
-        descriptor = self._map_descriptor(name)
+        descriptor = self.map_descriptor(name)
         key_size, value_size = library.call("bpf_map__key_size", found), library.call("bpf_map__value_size", found)
         room = _BATCH
         position = ctypes.create_string_buffer(8)
@@ -243,7 +266,16 @@ class BpfObject:
         """Element `index` of array map `name`."""
         value = ctypes.create_string_buffer(self._library.call("bpf_map__value_size", self._map(name)))
         key = c_uint32(index)
-        result = self._library.call("bpf_map_lookup_elem", self._map_descriptor(name), byref(key), value)
+        result = self._library.call("bpf_map_lookup_elem", self.map_descriptor(name), byref(key), value)
+        self._check(result, f"bpf_map_lookup_elem {name}")
+        return value.raw
+
+    def find_element(self, name: str, key: bytes) -> bytes | None:
+        """The value of `key` in hash map `name`; None where it has none."""
+        value = ctypes.create_string_buffer(self._library.call("bpf_map__value_size", self._map(name)))
+        result = self._library.call("bpf_map_lookup_elem", self.map_descriptor(name), key, value)
+        if result == -errno.ENOENT:
+            return None
         self._check(result, f"bpf_map_lookup_elem {name}")
         return value.raw
 
@@ -253,13 +285,29 @@ class BpfObject:
         """  # fmt: skip
         library = self._library
         if program not in self._links:
-            found = library.call("bpf_object__find_program_by_name", self._object, program.encode())
-            link = library.call("bpf_program__attach_iter", found, None) if found else 0
+            link = library.call("bpf_program__attach_iter", self._program(program), None)
             if not link:
                 raise library.failure(ctypes.get_errno(), f"bpf_program__attach_iter {program}")
             self._links[program] = link
         descriptor = library.call("bpf_iter_create", library.call("bpf_link__fd", self._links[program]))
         return self._check(descriptor, "bpf_iter_create")
+
+    def attach(self, program: str) -> None:
+        """Let the kernel run `program` at its tracepoint until this object is closed."""
+        link = self._library.call("bpf_program__attach", self._program(program))
+        if not link:
+            raise self._library.failure(ctypes.get_errno(), f"bpf_program__attach {program}")
+        self._links[program] = link
+
+    def missed_runs(self, program: str) -> int:
+        """How often the kernel left out `program` because it ran already on that processor (Linux 5.12; before, 0)."""
+        info = ctypes.create_string_buffer(_PROG_INFO_BYTES)
+        length = c_uint32(_PROG_INFO_BYTES)
+        descriptor = self._library.call("bpf_program__fd", self._program(program))
+        self._check(
+            self._library.call("bpf_obj_get_info_by_fd", descriptor, info, byref(length)), "bpf_obj_get_info_by_fd"
+        )
+        return int.from_bytes(info.raw[_MISSES_OFFSET : _MISSES_OFFSET + 8], sys.byteorder)
 
     def close(self) -> None:
         """Detach and unload."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from finwait.table.columns import ADDRESS, BOOL, COLUMN_BY_NAME, ENDPOINT_PARTS, TEXT, Column
+from finwait.table.columns import ADDRESS, BOOL, DECLARATION_BY_NAME, ENDPOINT_PARTS, TEXT, Column
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Batch:
     def column(self, name: str) -> ColumnData:
         """The data of column `name`, all null where the source had none."""
         data = self.columns.get(name)
-        return data if data is not None else absent_column(COLUMN_BY_NAME[name], self.length)
+        return data if data is not None else absent_column(DECLARATION_BY_NAME[name], self.length)
 
     def take(self, rows: Array) -> Batch:
         """The rows that `rows` (a mask or positions) selects, in that order."""
@@ -126,7 +126,7 @@ def needed_columns(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         for part in (*ENDPOINT_PARTS.get(name, (name,)),):
             needed[part] = None
-            if COLUMN_BY_NAME[part].kind == ADDRESS:
+            if DECLARATION_BY_NAME[part].kind == ADDRESS:
                 needed["family"] = None
         if name in ENDPOINT_PARTS:
             needed["interface"] = None
@@ -137,7 +137,7 @@ def needed_columns(names: Sequence[str]) -> tuple[str, ...]:
 def concatenate(batches: Sequence[Batch]) -> Batch:
     """All rows in one batch, of any length; dictionaries are merged."""
     names = dict.fromkeys(name for batch in batches for name in batch.columns)
-    columns = {name: _join(COLUMN_BY_NAME[name], [batch.column(name) for batch in batches]) for name in names}
+    columns = {name: _join(DECLARATION_BY_NAME[name], [batch.column(name) for batch in batches]) for name in names}
     again = None
     if any(batch.again is not None for batch in batches):
         again = np.concatenate(

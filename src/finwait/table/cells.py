@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
 from finwait.table.columns import (
     ADDRESS,
     BOOL,
-    COLUMN_BY_NAME,
+    DECLARATION_BY_NAME,
     ENDPOINT,
     ENDPOINT_PARTS,
     FAMILY,
     FAMILY_NAMES,
     STATE,
     TEXT,
+    TIME,
     TIMER,
     timer_name,
 )  # fmt: skip
@@ -35,7 +38,7 @@ def cells_of(batch: Batch, name: str) -> list[Cell]:
 
     An address is text, mapped IPv4 as IPv4; an endpoint is ``address:port`` with IPv6 in brackets.
     """
-    column = COLUMN_BY_NAME[name]
+    column = DECLARATION_BY_NAME[name]
     if column.kind == ENDPOINT:
         return endpoint_texts(batch, name)
     data = batch.column(name)
@@ -64,6 +67,16 @@ def _dictionary_texts(values: Array, dictionary: tuple[str, ...]) -> list[Cell]:
     return [dictionary[code] if 0 <= code < len(dictionary) else None for code in values.tolist()]
 
 
+def _timestamps(values: Array, _: tuple[str, ...]) -> list[Cell]:
+    return [format_time(value) for value in values.tolist()]
+
+
+def format_time(at_ns: int) -> str:
+    """RFC 3339 in UTC with microseconds. at_ns: since the epoch."""
+    seconds, rest = divmod(at_ns, 1_000_000_000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest // 1000:06d}Z"
+
+
 def _state_token(number: int) -> str:
     return _STATE_TOKENS.get(number, str(number))
 
@@ -79,6 +92,7 @@ _SIMPLE: dict[str, Callable[[Array, tuple[str, ...]], list[Cell]]] = {
     **{kind: _by_number(name_of) for kind, name_of in NAME_OF.items()},
     TEXT: _dictionary_texts,
     BOOL: _numbers,
+    TIME: _timestamps,
 }
 
 

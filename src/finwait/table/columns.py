@@ -19,6 +19,8 @@ BOOL = "bool"
 ADDRESS = "address"  # (n, 16) bytes, IPv4 in the first four
 PORT = "port"
 TEXT = "text"  # codes into the batch's dictionary
+TIME = "time"  # nanoseconds since the epoch
+DURATION = "duration"  # microseconds
 ENDPOINT = "endpoint"  # address:port, made of two columns when shown
 
 
@@ -55,7 +57,7 @@ class Column:
     @property
     def right_aligned(self) -> bool:
         """Whether text tables align it to the right."""
-        return self.kind in {NUMBER, PORT}
+        return self.kind in {NUMBER, PORT, DURATION}
 
     def __repr__(self) -> str:
         return f"Column({self.name!r}, {self.kind!r})"
@@ -161,6 +163,18 @@ COLUMNS: tuple[Column, ...] = (
 )  # fmt: skip
 
 COLUMN_BY_NAME: dict[str, Column] = {column.name: column for column in COLUMNS}
+
+# What a change of state has besides the columns of its connection. They are of no filter and no list.
+CHANGE_COLUMNS: tuple[Column, ...] = (
+    Column("at", TIME, mark("when the state changed"), dtype="i8", unit="ns"),
+    Column("from", STATE, mark("state that is left"), dtype="u1"),
+    Column("to", STATE, mark("state that is reached"), dtype="u1"),
+    Column("in_from_us", DURATION, mark("time in the state that is left; null where its begin was not seen"), dtype="i8", unit="us", nullable=True, title="TIME-IN-FROM"),
+    Column("why", TEXT, mark("what made it change: an event of finwait explain; null where it cannot be told"), nullable=True),
+    Column("error", TEXT, mark("error that the program is told"), nullable=True),
+    Column("evidence", TEXT, mark("how finwait knows: event (the kernel told it), lookup, inferred")),
+)
+DECLARATION_BY_NAME: dict[str, Column] = {column.name: column for column in (*COLUMNS, *CHANGE_COLUMNS)}
 ENDPOINT_PARTS: dict[str, tuple[str, str]] = {
     "local": ("local_address", "local_port"),
     "peer": ("peer_address", "peer_port"),

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from struct import Struct
+from sys import byteorder
 
 from finwait.errors import ParseError
 from finwait.wire.bpf_layouts import ENUMS, GLOBALS, STRUCTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     Record = dict[str, Any]
 
 NO_UID = 0xFFFFFFFF
 NO_MARK = ENUMS["FINWAIT_NO_MARK"]
+ARRAY_ELEMENT_BYTES = {"wanted_netns": 8, "local_ports": 4, "peer_ports": 4}  # of the globals that are arrays
 _CODES = {"32u8": "256s", "u1": "B", "u2": "H", "u4": "I", "u8": "Q", "16u1": "16s", "S16": "16s"}
 
 
@@ -64,15 +66,28 @@ def numpy_dtype(name: str) -> dict[str, Any]:
     }
 
 
-def globals_section(object_name: str, section: str, values: dict[str, int]) -> bytes:
-    """The content of `section` of an object with `values` for its globals and zeros for the others."""
+def globals_section(object_name: str, section: str, values: Mapping[str, int | Sequence[int]]) -> bytes:
+    """The content of `section` of an object with `values` for its globals and zeros for the others; an array of fewer numbers
+    than it has room for is filled up with zeros.
+    """  # fmt: skip
     known = GLOBALS[object_name]
     size = max(offset + length for where, offset, length in known.values() if where == section)
     content = bytearray(size)
     for name, value in values.items():
         _, offset, length = known[name]
-        content[offset : offset + length] = value.to_bytes(length, "little")
+        if isinstance(value, int):
+            content[offset : offset + length] = value.to_bytes(length, byteorder)
+        else:
+            width = ARRAY_ELEMENT_BYTES[name]
+            numbers = b"".join(number.to_bytes(width, byteorder) for number in value)
+            content[offset : offset + length] = numbers.ljust(length, b"\0")
     return bytes(content)
+
+
+def global_value(object_name: str, content: bytes, name: str) -> int:
+    """The number `name` in `content` of its section."""
+    _, offset, length = GLOBALS[object_name][name]
+    return int.from_bytes(content[offset : offset + length], byteorder)
 
 
 def comm_text(comm: bytes) -> str:

@@ -1,0 +1,236 @@
+"""`finwait trace`: every change of state as it happens, also those of TIME-WAIT, FIN-WAIT-2 and half-open connections."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from finwait.api import parse
+from finwait.cli import output
+from finwait.cli.parser import (
+    CommandParser,
+    FilterParser,
+    add_color,
+    add_forms,
+    add_header,
+    add_language,
+    add_places,
+    request_of,
+    seconds,
+    whole_number,
+)
+from finwait.errors import UsageError
+from finwait.text.messages import mark, translate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Sequence
+
+    from finwait.table.batch import Batch
+    from finwait.table.change import Loss
+    from finwait.tracing import Trace
+
+DESCRIPTION = mark("Follow TCP connections through their states: who changed, when, why, and for how long it had waited.")
+LOST = mark("{count} changes were lost: they came faster than they were read; --buffer gives them more room")
+COLUMNS = ("at", "local", "peer", "process", "pid", "from", "to", "in_from_us", "why", "evidence")
+LEAST_BUFFER, MOST_BUFFER = 1, 1024  # MiB
+
+
+def build_parser() -> CommandParser:
+    """The command's parser."""
+    parser = FilterParser("trace", translate(DESCRIPTION))
+    add_places(parser)
+    group = parser.add_argument_group(translate(mark("how long and how much")))
+    group.add_argument(
+        "--for", dest="for_s", type=seconds, metavar="SECONDS", help=translate(mark("end after so long (default: Ctrl-C)"))
+    )
+    group.add_argument("--count", type=whole_number, metavar="N", help=translate(mark("end after N changes")))
+    group.add_argument(
+        "--min-time",
+        type=seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help=translate(mark("only changes of connections that were so long in the state that they leave")),
+    )
+    group.add_argument(
+        "--no-owners", dest="owners", action="store_false", help=translate(mark("do not look for who has the sockets"))
+    )
+    group.add_argument(
+        "--buffer",
+        type=_buffer,
+        default=8,
+        metavar="MIB",
+        help=translate(mark("memory for changes that are not written yet (default: 8)")),
+    )
+    group = parser.add_argument_group(translate(mark("output")))
+    add_forms(group)
+    add_header(group)
+    add_color(group)
+    add_language(group)
+    return parser
+
+
+def _buffer(word: str) -> int:
+    found = whole_number(word)
+    if not LEAST_BUFFER <= found <= MOST_BUFFER:
+        raise UsageError("'{word}' is no number of MiB from 1 to 1024", word=word)
+    return found
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    options = build_parser().parse(arguments)
+    from finwait.tracing import Trace, TraceQuestion
+
+    question = TraceQuestion(
+        request_of(options),
+        parse(options.filter),
+        least_us=round(options.min_time * 1_000_000),
+        owners=options.owners,
+        ring_bytes=options.buffer << 20,
+    )
+    trace = Trace(question, for_s=options.for_s)
+    writer = _WRITERS[options.form](options, trace)
+    try:
+        _follow(trace, writer, options.count)
+    except KeyboardInterrupt:
+        writer.end()
+        raise
+    writer.end()
+    return 0
+
+
+def _follow(trace: Trace, writer: _Writer, most: int | None) -> None:
+    from finwait.table.change import Loss, Ready
+
+    left = most
+    for item in trace:
+        if isinstance(item, Ready):
+            writer.begin()
+        elif isinstance(item, Loss):
+            writer.lose(item)
+        else:
+            batch = item if left is None else item.head(left)
+            writer.write(batch)
+            if left is not None:
+                left -= batch.length
+                if left == 0:
+                    break
+        sys.stdout.flush()
+
+
+class _Writer:
+    """Writes what a trace yields. The calls come in this order: begin, then write and lose, then end."""
+
+    def __init__(self, options: Namespace, trace: Trace) -> None:
+        self.options = options
+        self.trace = trace
+
+    def begin(self) -> None:
+        """Everything is attached."""
+
+    def write(self, batch: Batch) -> None:
+        """Changes."""
+
+    def lose(self, loss: Loss) -> None:
+        """Changes that are not told."""
+        output.say(translate(LOST).format(count=loss.lost))
+
+    def end(self) -> None:
+        """No more comes."""
+        output.say_notices(self.trace.provenance.notices)
+
+
+class _TextWriter(_Writer):
+    def begin(self) -> None:
+        from finwait.render.rows import RowRenderer
+        from finwait.render.style import style_of
+
+        request = self.options
+        columns = (*COLUMNS[:1], "netns", *COLUMNS[1:]) if request.all_netns or len(request.netns) > 1 else COLUMNS
+        if not self.options.owners:
+            columns = tuple(name for name in columns if name not in {"process", "pid"})
+        self.rows = RowRenderer(columns, encoding=sys.stdout.encoding or "ascii")
+        style = style_of(sys.stdout, self.options.color, os.environ)
+        output.write_chunks(self.rows.render([], style, header=self.options.header))
+
+    def write(self, batch: Batch) -> None:
+        output.write_chunks([self.rows.lines(batch)])
+
+
+class _CsvWriter(_Writer):
+    def begin(self) -> None:
+        from finwait.table.change import CHANGE_NAMES
+
+        if self.options.header:
+            output.write_csv([CHANGE_NAMES])
+
+    def write(self, batch: Batch) -> None:
+        from finwait.render.lists import list_csv
+        from finwait.table.change import CHANGE_NAMES
+
+        output.write_csv(list_csv(iter([batch]), CHANGE_NAMES, header=False))
+
+
+class _NdjsonWriter(_Writer):
+    def begin(self) -> None:
+        from finwait.render.change_lines import ready_document
+
+        output.write_json(ready_document(self.trace.provenance))
+
+    def write(self, batch: Batch) -> None:
+        from finwait.render.change_lines import change_lines
+
+        output.write_chunks([change_lines(batch)])
+
+    def lose(self, loss: Loss) -> None:
+        from finwait.render.change_lines import loss_document
+
+        output.write_json(loss_document(loss))
+
+    def end(self) -> None:
+        from finwait.render.change_lines import end_document
+
+        output.write_json(end_document(self.trace.provenance, self.trace.lost))
+
+
+class _JsonWriter(_Writer):
+    """One document; what was lost stands among its changes."""
+
+    def begin(self) -> None:
+        from finwait.render.change_lines import TRACE_SCHEMA
+
+        self.before = b"\n "
+        output.write_chunks([f'{{"schema": "{TRACE_SCHEMA}", "rows": ['.encode()])
+
+    def write(self, batch: Batch) -> None:
+        from finwait.render.change_lines import change_lines
+
+        lines = change_lines(batch).rstrip(b"\n").replace(b"\n", b",\n ")
+        output.write_chunks([self.before, lines])
+        self.before = b",\n "
+
+    def lose(self, loss: Loss) -> None:
+        from json import dumps
+
+        from finwait.render.change_lines import loss_document
+
+        output.write_chunks([self.before, dumps(loss_document(loss)).encode()])
+        self.before = b",\n "
+
+    def end(self) -> None:
+        from json import dumps
+
+        from finwait.render.documents import provenance_document
+
+        end = dumps({"lost": self.trace.lost, **provenance_document(self.trace.provenance)})
+        output.write_chunks([f"\n], {end[1:]}\n".encode()])
+
+
+_WRITERS: dict[str | None, type[_Writer]] = {
+    None: _TextWriter,
+    "csv": _CsvWriter,
+    "ndjson": _NdjsonWriter,
+    "json": _JsonWriter,
+}

@@ -1,0 +1,78 @@
+"""What following connections yields: changes of state in batches or one by one, and what was lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from finwait.table.cells import cells_of
+from finwait.tcp.state import TcpState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from finwait.table.batch import Batch
+    from finwait.table.snapshot import Provenance
+
+# The columns that a change has, in the order of docs/schemas/finwait.trace-1.json.
+CHANGE_NAMES = (
+    "at", "netns", "cookie", "family", "local_address", "local_port", "peer_address", "peer_port", "from", "to", "in_from_us",
+    "why", "error", "evidence", "pid", "process",
+)  # fmt: skip
+EVENT, LOOKUP, INFERRED = "event", "lookup", "inferred"  # evidence
+EVIDENCE = (EVENT, INFERRED, LOOKUP)  # enum finwait_evidence of bpf/changes.bpf.h, and what is found without BPF
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """One change of one connection.
+
+    at: RFC 3339, UTC, microseconds. netns: label of its namespace. cookie: None for a half-open connection that nobody has asked
+    about. in_from_us: time in the state that is left, None where its begin was not seen. why: event of `finwait.tcp.transitions`,
+    None where it cannot be told. error: name of the errno that the program is told. pid, process: who has the socket, None where
+    that is not known. from_state and to: never equal.
+    """
+
+    at: str
+    netns: str | None
+    cookie: int | None
+    family: str
+    local_address: str | None
+    local_port: int | None
+    peer_address: str | None
+    peer_port: int | None
+    from_state: TcpState
+    to: TcpState
+    in_from_us: int | None
+    why: str | None
+    error: str | None
+    evidence: str
+    pid: int | None
+    process: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Everything is attached and what is there already was walked over: from here on nothing is missed unsaid."""
+
+    provenance: Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Changes that happened and are not told. at_ns: when it was noticed, since the epoch. lost: how many since the last time."""
+
+    at_ns: int
+    lost: int
+
+
+def changes_of(batch: Batch) -> Iterator[StateChange]:
+    """The rows of a batch of changes."""
+    names = [field.name if field.name != "from_state" else "from" for field in fields(StateChange)]
+    cells = [
+        [TcpState(int(number)) for number in batch.column(name).values.tolist()]
+        if name in {"from", "to"}
+        else cells_of(batch, name)
+        for name in names
+    ]
+    return (StateChange(*row) for row in zip(*cells, strict=True))  # type: ignore[arg-type]

@@ -1,0 +1,154 @@
+"""Connections followed through their states: a question put to the tracer in the kernel, its changes joined, checked, ordered.
+
+A `Trace` yields one Ready, then batches of changes and losses as they come. What came late is put in its place by time, within
+what is read at once.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from finwait.query.expression import Filter
+from finwait.query.narrowing import accepted_changes, check_testable, port_range, state_mask
+from finwait.sources.change_columns import batch_of
+from finwait.sources.tcp_events import CHANGE, RING_BYTES, Narrowing, TcpEvents
+from finwait.table.change import Loss, Ready
+from finwait.table.snapshot import Provenance
+from finwait.wire.bpf_layouts import ENUMS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from finwait.table.batch import Array, Batch
+    from finwait.table.request import Request
+
+PAUSE_S = 0.05  # between two looks at the ring
+SETTLED_NS = 20_000_000  # after which a deleted timer is known not to be set anew
+GONE, BACK = ENUMS["FINWAIT_GONE"], ENUMS["FINWAIT_BACK"]
+
+
+class TraceQuestion:
+    """What is asked. request: where. wanted: which changes. least_us: time in the state that is left. owners: whether to learn
+    who has the sockets. ring_bytes: for changes that were not read yet.
+
+    Raises UsageError for a filter of what a change does not tell.
+    """  # fmt: skip
+
+    __slots__ = ("least_us", "owners", "request", "ring_bytes", "wanted")
+
+    def __init__(
+        self,
+        request: Request,
+        wanted: Filter | None = None,
+        *,
+        least_us: int = 0,
+        owners: bool = True,
+        ring_bytes: int = RING_BYTES,
+    ) -> None:
+        self.request = request
+        self.wanted = wanted or Filter()
+        check_testable(self.wanted)
+        self.least_us = least_us
+        self.owners = owners
+        self.ring_bytes = ring_bytes
+
+    def narrowing(self) -> Narrowing:
+        """What the kernel checks of it. Ports are left to the second check where a change may not know its own yet."""
+        family = self.request.family if self.request.family is not None else self.wanted.family
+        return Narrowing(
+            family=family,
+            states=state_mask(self.wanted),
+            local_ports=port_range(self.wanted, "local"),
+            peer_ports=port_range(self.wanted, "peer"),
+            least_ns=self.least_us * 1000,
+        )
+
+
+class Trace:
+    """Changes from now on, until `stop`, or for `for_s` seconds. sleep: waits that many seconds.
+
+    Iterate once: Ready, then Batch and Loss. The programs are attached while it is iterated; `provenance` tells what it lacks.
+    """
+
+    def __init__(
+        self, question: TraceQuestion, *, for_s: float | None = None, sleep: Callable[[float], object] = time.sleep
+    ) -> None:
+        self.question = question
+        self.for_s = for_s
+        self.provenance = Provenance("bpf", host=os.uname().nodename)
+        self.lost = 0
+        self._sleep = sleep
+        self._stopped = False
+        self._held: Array = np.zeros(0, dtype=CHANGE)
+
+    def stop(self) -> None:
+        """Read what is there and end."""
+        self._stopped = True
+
+    def __iter__(self) -> Iterator[Ready | Batch | Loss]:
+        question, provenance = self.question, self.provenance
+        with TcpEvents(
+            question.request,
+            question.narrowing(),
+            provenance.notices,
+            owners=question.owners,
+            ring=question.ring_bytes,
+        ) as events:
+            provenance.netns = events.netns
+            provenance.taken_from = time.time()
+            deadline = None if self.for_s is None else time.monotonic() + self.for_s
+            try:
+                yield Ready(provenance)
+                while not self._stopped and (deadline is None or time.monotonic() < deadline):
+                    left = PAUSE_S if deadline is None else max(deadline - time.monotonic(), 0)
+                    self._sleep(min(PAUSE_S, left))
+                    yield from self._read(events, last=False)
+                yield from self._read(events, last=True)
+            finally:
+                provenance.taken_to = time.time()
+
+    def _read(self, events: TcpEvents, *, last: bool) -> Iterator[Batch | Loss]:
+        records = events.drain()
+        lost = events.lost()
+        if lost != self.lost:
+            yield Loss(time.time_ns(), lost - self.lost)
+            self.lost = lost
+        records = np.concatenate([self._held, records]) if len(self._held) else records
+        if not len(records):
+            return
+        now_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        records, self._held = settle(records, None if last else now_ns - SETTLED_NS)
+        if not len(records):
+            return
+        records = records[np.argsort(records["at_ns"], kind="stable")]
+        batch = batch_of(records, time.time_ns() - now_ns, events.netns, events.names)
+        batch = batch.take(accepted_changes(self.question.wanted, batch))
+        if batch.length:
+            yield batch
+
+
+def settle(records: Array, before_ns: int | None) -> tuple[Array, Array]:
+    """(what has happened, what is not known yet) of `records` in the order of the ring.
+
+    The timer of a mini-socket that was deleted may be set anew at once: then the change has not happened. Of such a change it is
+    not known before `before_ns`; None: whatever was not taken back has happened.
+    """
+    hints = records["hints"]
+    told = np.ones(len(records), dtype=np.bool_)
+    held = np.zeros(len(records), dtype=np.bool_)
+    gone_by_object: dict[int, int] = {}
+    for row in np.flatnonzero(hints & (GONE | BACK)).tolist():
+        number = int(records["object"][row])
+        if hints[row] & BACK:
+            told[row] = False
+            gone = gone_by_object.pop(number, None)
+            if gone is not None:
+                told[gone] = held[gone] = False
+            continue
+        gone_by_object[number] = row
+        held[row] = before_ns is not None and int(records["at_ns"][row]) > before_ns
+    return records[told & ~held], records[held]
