@@ -63,7 +63,7 @@ struct finwait_life {
 };
 STATIC_ASSERT_SIZE(struct finwait_life, 16);
 
-/* A timewait socket (by cookie) or a request socket (by address): mini-sockets have no storage. */
+/* What is kept of a mini-socket, where it is. since_ns, tgid: 0 where they are not known. */
 struct finwait_mini {
 	__u64 since_ns;
 	__u32 tgid;

@@ -12,6 +12,7 @@ import numpy as np
 
 from finwait.errors import NotSupported
 from finwait.sources.bpf_ring import RingBuffer, ring_bytes
+from finwait.sources.choice import allocated_sockets
 from finwait.sources.libbpf import BpfObject, drain
 from finwait.sources.namespaces import visit_places
 from finwait.sources.sock_diag import netns_of, open_beside
@@ -34,12 +35,12 @@ TIME_WAIT_NS = 60_000_000_000  # TCP_TIMEWAIT_LEN (include/net/tcp.h)
 MOST_NETNS = ENUMS["FINWAIT_MOST_NETNS"]
 PORTS = (0, 65535)
 RING_BYTES = 8 << 20
-STATES = ("on_inet_sock_set_state",)
+STATES = ("on_inet_sock_set_state", "on_tcp_destroy_sock")
 # Tracepoints that a kernel may lack, with what is told less without them.
 RESETS = ("on_tcp_receive_reset", "on_tcp_send_reset")
 TIMERS = ("on_timer_start", "on_timer_cancel", "on_timer_expire_entry", "on_timer_expire_exit")
 CALLS = ("on_sock_send_length", "on_sock_recv_length")  # Linux 6.3
-WALKS = ("seed_sockets", "seed_owners")
+LEAST_LIVES = 1 << 16
 _NAME = Layout("finwait_name")
 
 
@@ -89,7 +90,8 @@ class TcpEvents:
         self._missed = 0
         self.programs = (*STATES, *RESETS, *TIMERS, *(CALLS if owners else ()))
         without = () if owners else CALLS
-        self._object = BpfObject(OBJECT, {"changes": size}, without=without)
+        rooms = {"changes": size, "lives": _room_for_sockets(request.roots)}
+        self._object = BpfObject(OBJECT, rooms, without=without)
         self._ring: RingBuffer | None = None
         try:
             self._ring = RingBuffer(self._object.map_descriptor("changes"), size, CHANGE)
@@ -164,6 +166,11 @@ class TcpEvents:
         self.close()
 
 
+def _room_for_sockets(roots: Roots) -> int:
+    """Elements for the sockets that there are, and as many again."""
+    return max(LEAST_LIVES, 1 << (2 * allocated_sockets(roots.proc)).bit_length())
+
+
 def _globals(narrowing: Narrowing, request: Request, cookies: list[int | None]) -> bytes:
     chosen = [] if request.all_netns or len(cookies) > MOST_NETNS else [cookie for cookie in cookies if cookie]
     level, inode = _reader_pid_namespace(request.roots)
@@ -180,6 +187,7 @@ def _globals(narrowing: Narrowing, request: Request, cookies: list[int | None]) 
             "reader_level": level,
             "reader_pid_ns": inode,
             "time_wait_ns": TIME_WAIT_NS,
+            "cpus": min(os.cpu_count() or 1, ENUMS["FINWAIT_CPUS"]),
         },
     )
 
