@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only
  *
- * A change of state as user space gets it, and what the programs that see changes keep between them.
+ * What user space gets of changes of state: one by one, a connection at its end, and counted.
  */
 #ifndef FINWAIT_CHANGES_BPF_H
 #define FINWAIT_CHANGES_BPF_H
@@ -24,6 +24,8 @@ enum finwait_hints {
 	FINWAIT_BY_COOKIE = 256, /* a SYN cookie: the peer has kept what a request socket would */
 	FINWAIT_FAST_OPEN = 512, /* a SYN with a Fast Open cookie made the connection at once */
 	FINWAIT_RELEASED = 1024, /* its last descriptor is closed */
+	FINWAIT_PUT_OFF = 2048, /* not told yet: its port is not known */
+	FINWAIT_COUNTED = 4096, /* it is one of finwait_totals.sockets */
 };
 
 /* One change of one connection. Addresses as in struct finwait_connection. */
@@ -51,14 +53,50 @@ STATIC_ASSERT_SIZE(struct finwait_change, 88);
 enum finwait_rooms {
 	FINWAIT_MOST_NETNS = 16, /* that are chosen in the kernel; of more, user space chooses */
 	FINWAIT_CPUS = 256, /* a larger machine shares slots */
+	FINWAIT_STEPS = 8, /* of a connection's path; a connection has no more than seven states */
+	FINWAIT_BUCKETS = 188, /* of times: four to each power of two of microseconds */
 };
 
-/* What is known of a full socket, in its own storage. */
+/* The states of a connection, in order. */
+struct finwait_path {
+	__u64 begins_ns[8]; /* 0: not known */
+	__u8 states[8];
+};
+STATIC_ASSERT_SIZE(struct finwait_path, 72);
+
+/* A connection at its end: its last change, that of a program's socket; a timewait socket may remain of it (`to`). */
+struct finwait_lifetime {
+	struct finwait_change change;
+	struct finwait_path path; /* without the last state */
+	__u64 bytes_acked;
+	__u64 bytes_received;
+	__u32 srtt_us; /* 0: not known */
+	__u32 total_retrans;
+};
+STATIC_ASSERT_SIZE(struct finwait_lifetime, 184);
+
+/* What happened in a namespace. */
+struct finwait_totals {
+	__u64 netns_cookie;
+	__u64 sockets[16]; /* by state, now: what a walk would find, but for TIME_WAIT; [0]: those of FIN_WAIT2 without a program */
+	__u64 changes[256]; /* [from * 16 + to] */
+	__u64 time_us[16]; /* spent in a state that was left, where its begin is known */
+	__u64 times[16 * 188]; /* [state * FINWAIT_BUCKETS + bucket]: how many spent how long in it */
+};
+STATIC_ASSERT_SIZE(struct finwait_totals, 8 + 128 + 2048 + 128 + 8 * 16 * 188);
+
+enum finwait_wants {
+	FINWAIT_WANT_CHANGES = 1,
+	FINWAIT_WANT_LIFETIMES = 2,
+	FINWAIT_WANT_TOTALS = 4,
+};
+
+/* What is known of a full socket. */
 struct finwait_life {
 	__u64 since_ns; /* when it came to `state`; 0: not known */
 	__u32 tgid; /* of a process that has it; 0: not known */
 	__u8 state; /* 0: nothing is known */
-	__u8 cpu; /* of the clone, below FINWAIT_CPUS */
+	__u8 zero;
 	__u16 hints; /* of enum finwait_hints, that the next change has */
 };
 STATIC_ASSERT_SIZE(struct finwait_life, 16);
@@ -71,5 +109,11 @@ struct finwait_mini {
 	__u8 zero[3];
 };
 STATIC_ASSERT_SIZE(struct finwait_mini, 16);
+
+/* A process that was seen to have a socket. */
+struct finwait_name {
+	char comm[16];
+};
+STATIC_ASSERT_SIZE(struct finwait_name, 16);
 
 #endif

@@ -187,6 +187,8 @@ def _globals(narrowing: Narrowing, request: Request, cookies: list[int | None]) 
             "reader_level": level,
             "reader_pid_ns": inode,
             "time_wait_ns": TIME_WAIT_NS,
+            "wants": ENUMS["FINWAIT_WANT_CHANGES"],
+            "room": 2,
             "cpus": min(os.cpu_count() or 1, ENUMS["FINWAIT_CPUS"]),
         },
     )

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 NO_UID = 0xFFFFFFFF
 NO_MARK = ENUMS["FINWAIT_NO_MARK"]
 ARRAY_ELEMENT_BYTES = {"wanted_netns": 8, "local_ports": 4, "peer_ports": 4}  # of the globals that are arrays
-_CODES = {"32u8": "256s", "u1": "B", "u2": "H", "u4": "I", "u8": "Q", "16u1": "16s", "S16": "16s"}
+_CODES = {"u1": "B", "u2": "H", "u4": "I", "u8": "Q"}
+
+
+def _struct_code(code: str) -> str:
+    """Code of module struct for one of NumPy: texts and arrays are bytes."""
+    count, _, size = code.rpartition("u")
+    if code.startswith("S"):
+        return f"{code[1:]}s"
+    return f"{int(count) * int(size)}s" if count else _CODES[code]
 
 
 class Layout:
@@ -31,8 +39,8 @@ class Layout:
         self.fields = tuple(field for field, _, _ in members)
         text, at = "=", 0
         for _, offset, code in members:
-            text += f"{offset - at}x{_CODES[code]}"
-            at = offset + Struct("=" + _CODES[code]).size
+            text += f"{offset - at}x{_struct_code(code)}"
+            at = offset + Struct("=" + _struct_code(code)).size
         self.struct = Struct(f"{text}{self.size - at}x")
 
     def records(self, data: bytes) -> Iterator[tuple[Any, ...]]:
@@ -55,9 +63,7 @@ class Layout:
 def numpy_dtype(name: str) -> dict[str, Any]:
     """The arguments of `numpy.dtype` for struct `name`."""
     size, members = STRUCTS[name]
-    formats = [
-        f"({code.removesuffix('u1')},)u1" if code.endswith("u1") and code != "u1" else code for _, _, code in members
-    ]
+    formats = [f"({code.rpartition('u')[0]},)u{code.rpartition('u')[2]}" if code[0].isdigit() else code for _, _, code in members]
     return {
         "names": [field for field, _, _ in members],
         "offsets": [offset for _, offset, _ in members],

@@ -1,0 +1,503 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only
+ *
+ * Changes of full sockets: the tracepoint inet_sock_set_state, and what others say of the cause and of the owner.
+ */
+#ifndef FINWAIT_FULL_SOCKETS_BPF_H
+#define FINWAIT_FULL_SOCKETS_BPF_H
+
+#include "slots.bpf.h"
+
+enum {
+	PF_KTHREAD = 0x00200000, /* include/linux/sched.h */
+};
+
+enum sock_flags { /* include/net/sock.h; CO-RE finds the kernel's values */
+	SOCK_LINGER = 4,
+};
+
+/* The states that a connection had; only where whole lives are wanted. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, __u64); /* address */
+	__type(value, struct finwait_path);
+} paths SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u32); /* tgid */
+	__type(value, struct finwait_name);
+} names SEC(".maps");
+
+__u32 reader_level SEC(".data"); /* of the pid namespace in which processes are counted */
+__u32 reader_pid_ns SEC(".data"); /* its inode number */
+
+static inline void remember_name(__u32 tgid, struct task_struct *task)
+{
+	union {
+		struct finwait_name name;
+		__u64 words[2];
+	} now = {}, *known = bpf_map_lookup_elem(&names, &tgid);
+
+	bpf_probe_read_kernel_str(now.name.comm, sizeof(now.name.comm), task->group_leader->comm);
+	if (!known || known->words[0] != now.words[0] || known->words[1] != now.words[1])
+		bpf_map_update_elem(&names, &tgid, &now, BPF_ANY);
+}
+
+/* The process that runs, as the reader counts processes; 0 where it is none of the reader's, or no program. */
+static inline __u32 running_tgid(void)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct pid_namespace *space;
+	struct upid *number;
+	struct pid *pid;
+	__u32 tgid = task->tgid;
+
+	if (task->flags & PF_KTHREAD)
+		return 0;
+	if (reader_level) {
+		pid = task->group_leader->thread_pid;
+		number = (void *)__builtin_preserve_access_index(&pid->numbers) +
+			 reader_level * __builtin_preserve_type_info(*(struct upid *)0, 1);
+		space = READ(number, ns);
+		if (pid->level < reader_level || READ(space, ns.inum) != reader_pid_ns)
+			return 0;
+		tgid = READ(number, nr);
+	}
+	remember_name(tgid, task);
+	return tgid;
+}
+
+/* Only calls of a program that has the socket lead there; all else may happen on any processor, in any task's time. */
+static inline int is_call(__u8 from, __u8 to)
+{
+	return to == TCP_SYN_SENT || to == TCP_LISTEN || to == TCP_FIN_WAIT1 || (from == TCP_CLOSE_WAIT && to == TCP_LAST_ACK);
+}
+
+static inline void copy_full_addresses(struct finwait_change *change, struct sock *sk)
+{
+	struct sock_common *skc = &sk->__sk_common;
+
+	change->family = skc->skc_family;
+	change->peer_port = swap16(skc->skc_dport);
+	if (change->family == AF_INET6) {
+		struct in6_addr local = skc->skc_v6_rcv_saddr, peer = skc->skc_v6_daddr;
+
+		__builtin_memcpy(change->local_address, &local, 16);
+		__builtin_memcpy(change->peer_address, &peer, 16);
+	} else {
+		__u32 local = skc->skc_rcv_saddr, peer = skc->skc_daddr;
+
+		__builtin_memcpy(change->local_address, &local, 4);
+		__builtin_memcpy(change->peer_address, &peer, 4);
+	}
+}
+
+/* Whether nothing refers to the file any more: close() of the last descriptor, or exit, is what happens. */
+static inline int is_released(struct sock *sk)
+{
+	struct socket *socket = sk->sk_socket;
+	struct file *file = socket ? socket->file : 0;
+
+	if (!file)
+		return 1;
+	if (__builtin_preserve_field_info(file->f_ref, FIELD_EXISTS))
+		return file->f_ref.refcnt.counter < 0;
+	return ((struct file___before_6_13 *)file)->f_count.counter <= 0;
+}
+
+static inline int is_fast_open(struct sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	__u64 word = 0;
+
+	if (!tp || !__builtin_preserve_field_info(tp->syn_fastopen_child, FIELD_EXISTS))
+		return 0;
+	bpf_probe_read_kernel(&word, __builtin_preserve_field_info(tp->syn_fastopen_child, FIELD_BYTES),
+			      (void *)tp + __builtin_preserve_field_info(tp->syn_fastopen_child, FIELD_OFFSET));
+	return word << __builtin_preserve_field_info(tp->syn_fastopen_child, FIELD_LEFT) >>
+	       __builtin_preserve_field_info(tp->syn_fastopen_child, FIELD_RIGHT);
+}
+
+static inline int is_linger_0(struct sock *sk)
+{
+	return sk->__sk_common.skc_flags >> __builtin_preserve_enum_value(*(typeof(enum sock_flags) *)SOCK_LINGER, 1) & 1 &&
+	       !sk->sk_lingertime;
+}
+
+/* What else tells why: of changes that can have several causes. */
+static inline void describe_cause(struct finwait_change *change, struct sock *sk, struct finwait_life *life)
+{
+	change->error = sk->sk_err;
+	change->shutdown = sk->sk_shutdown;
+	change->hints |= life->hints & ~(FINWAIT_BY_COOKIE | FINWAIT_PUT_OFF | FINWAIT_COUNTED);
+	if (change->to != TCP_FIN_WAIT1 && change->to != TCP_LAST_ACK && change->to != TCP_CLOSE)
+		return;
+	if (!sk->sk_socket)
+		change->hints |= FINWAIT_NO_PROGRAM;
+	else if (is_released(sk))
+		change->hints |= FINWAIT_RELEASED;
+	if (change->to == TCP_CLOSE && is_linger_0(sk))
+		change->hints |= FINWAIT_LINGER_0;
+}
+
+static inline void describe(struct finwait_change *change, struct sock *sk, struct finwait_life *life)
+{
+	struct tcp_sock *tp;
+
+	change->cookie = bpf_get_socket_cookie(sk);
+	change->tgid = life->tgid;
+	change->local_port = sk->__sk_common.skc_num;
+	if (!change->local_port) { /* a socket that is closed has given it back */
+		tp = bpf_skc_to_tcp_sock(sk);
+		if (tp)
+			change->local_port = swap16(tp->inet_conn.icsk_inet.inet_sport);
+	}
+	change->peer_port = swap16(sk->__sk_common.skc_dport);
+	if (wants & (FINWAIT_WANT_CHANGES | FINWAIT_WANT_LIFETIMES)) {
+		copy_full_addresses(change, sk);
+		describe_cause(change, sk, life);
+	}
+}
+
+/* -- a connection that a listener has got */
+
+/* A completed handshake has made the socket `sk`; its addresses and its cookie come later. So does what became of its request
+ * socket (`cancel_request`), or that there was none and its own timer guards the SYN-ACK (`start_fast_open`). */
+static inline void begin_clone(struct sock *sk, struct finwait_life *life)
+{
+	struct slot *slot = own_slot();
+
+	life->tgid = 0;
+	life->hints = FINWAIT_BY_COOKIE;
+	if (slot)
+		slot->cloned = (__u64)sk;
+}
+
+/* A connection that leaves SYN_RECV, where the kernel had kept nothing of it: it comes from its listener. */
+static inline void end_clone(struct finwait_change *change)
+{
+	change->from = TCP_LISTEN;
+	change->since_ns = 0;
+	change->hints |= FINWAIT_BY_COOKIE;
+}
+
+/* -- a connection that becomes a timewait socket */
+
+static inline __u8 claim(struct slot *slot, __u64 cookie)
+{
+	if (!slot || slot->time_wait != cookie)
+		return 0;
+	slot->time_wait = 0;
+	return slot->time_wait_state;
+}
+
+/* The same where another one was made on that processor since, or the task went on elsewhere. */
+static __u8 claim_elsewhere(__u64 cookie)
+{
+	__u8 *state = bpf_map_lookup_elem(&unclaimed, &cookie), found;
+	__u32 index, cpu;
+
+	if (state) {
+		found = *state;
+		bpf_map_delete_elem(&unclaimed, &cookie);
+		return found;
+	}
+	for (index = 0; index < FINWAIT_CPUS && index < cpus; index++) {
+		cpu = index;
+		found = claim(bpf_map_lookup_elem(&slots, &cpu), cookie);
+		if (found)
+			return found;
+	}
+	return TCP_CLOSE;
+}
+
+/* A connection that is CLOSED for its program may go on as a timewait socket, which is made before that. Returns the state. */
+static inline __u8 state_of_remainder(struct finwait_change *change)
+{
+	__u8 state = claim(own_slot(), change->cookie);
+	struct finwait_mini mini = {};
+
+	if (!state)
+		state = claim_elsewhere(change->cookie);
+	if (state == TCP_FIN_WAIT2) { /* as before, without a program */
+		mini.state = state;
+		mini.since_ns = change->since_ns;
+		mini.tgid = change->tgid;
+		if (bpf_map_update_elem(&minis, &change->cookie, &mini, BPF_ANY))
+			__sync_fetch_and_add(&lost_minis, 1);
+	}
+	return state;
+}
+
+/* -- a connection that connect() begins */
+
+/* connect() goes to SYN_SENT before it has a port. It is told when the timer of the SYN starts (`start_connect`), or with the
+ * next change. */
+static inline int put_off(struct finwait_change *change, struct sock *sk, struct finwait_life *life)
+{
+	struct slot *slot;
+
+	if (change->to != TCP_SYN_SENT || change->local_port || !(wants & FINWAIT_WANT_CHANGES))
+		return 0;
+	slot = own_slot();
+	if (!slot)
+		return 0;
+	slot->connect = *change;
+	slot->connecting = (__u64)sk;
+	life->hints |= FINWAIT_PUT_OFF;
+	return 1;
+}
+
+static void tell_put_off(struct finwait_change *change, struct finwait_life *life)
+{
+	struct finwait_change begin = *change;
+
+	begin.at_ns = life->since_ns;
+	begin.since_ns = 0;
+	begin.from = TCP_CLOSE;
+	begin.to = TCP_SYN_SENT;
+	begin.error = 0;
+	begin.hints = life->tgid ? FINWAIT_IN_CALL : 0;
+	tell(&begin);
+}
+
+/* -- whole lives */
+
+static inline void add_step(struct finwait_path *path, __u8 state, __u64 begin_ns)
+{
+	int index;
+
+	for (index = 0; index < FINWAIT_STEPS; index++) {
+		if (path->states[index])
+			continue;
+		path->states[index] = state;
+		path->begins_ns[index] = begin_ns;
+		return;
+	}
+}
+
+static inline int is_of_ports(struct finwait_change *change)
+{
+	return change->local_port >= local_ports[0] && change->local_port <= local_ports[1] &&
+	       change->peer_port >= peer_ports[0] && change->peer_port <= peer_ports[1];
+}
+
+static void tell_lifetime(struct finwait_change *change, struct sock *sk, struct finwait_path *path)
+{
+	struct finwait_lifetime *record;
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	if (!is_of_ports(change) || (least_ns && change->at_ns - path->begins_ns[0] < least_ns))
+		return;
+	record = bpf_ringbuf_reserve(&lifetimes, sizeof(*record), 0);
+	if (!record) {
+		__sync_fetch_and_add(&lost_changes, 1);
+		return;
+	}
+	record->change = *change;
+	record->path = *path;
+	record->bytes_acked = tp ? tp->bytes_acked : 0;
+	record->bytes_received = tp ? tp->bytes_received : 0;
+	record->srtt_us = tp ? tp->srtt_us >> 3 : 0;
+	record->total_retrans = tp ? tp->total_retrans : 0;
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+}
+
+/* change: with the states of the socket, not of what remains of it */
+static void follow(struct finwait_change *change, struct sock *sk, __u8 remains)
+{
+	struct finwait_path first = {}, *path;
+	__u64 key = (__u64)sk;
+	__u8 to = change->to;
+
+	path = bpf_map_lookup_elem(&paths, &key);
+	if (!path || change->from == TCP_CLOSE) {
+		if (change->from != TCP_CLOSE && change->from != TCP_LISTEN)
+			add_step(&first, change->from, change->since_ns);
+		if (to != TCP_CLOSE) {
+			add_step(&first, to, change->at_ns);
+			if (bpf_map_update_elem(&paths, &key, &first, BPF_ANY))
+				__sync_fetch_and_add(&lost_lives, 1);
+			return;
+		}
+		path = &first;
+	}
+	if (to != TCP_CLOSE) {
+		add_step(path, to, change->at_ns);
+		return;
+	}
+	change->to = remains;
+	tell_lifetime(change, sk, path);
+	change->to = to;
+	bpf_map_delete_elem(&paths, &key);
+}
+
+/* -- the tracepoints */
+
+static inline void keep_life(struct sock *sk, struct finwait_life *life, struct finwait_life *known)
+{
+	__u64 key = (__u64)sk;
+
+	if (life->state == TCP_CLOSE) {
+		if (known)
+			bpf_map_delete_elem(&lives, &key);
+	} else if (known) {
+		*known = *life;
+	} else if (bpf_map_update_elem(&lives, &key, life, BPF_ANY)) {
+		__sync_fetch_and_add(&lost_lives, 1);
+	}
+}
+
+/* An event between the last one and this one was missed. */
+static void tell_missed(struct finwait_change *change, struct finwait_life *life)
+{
+	struct finwait_change missed = *change;
+
+	missed.from = life->state;
+	missed.to = change->from;
+	missed.since_ns = life->since_ns;
+	missed.evidence = FINWAIT_INFERRED;
+	missed.error = 0;
+	missed.hints = 0;
+	tell(&missed);
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int on_inet_sock_set_state(__u64 *ctx)
+{
+	struct sock *sk = (struct sock *)ctx[0];
+	struct finwait_change change = {.from = ctx[1], .to = ctx[2]};
+	struct finwait_life life = {}, *known;
+	__u8 remains = change.to;
+	__u32 counted = NOBODY;
+
+	change.netns_cookie = sk->__sk_common.skc_net.net->net_cookie;
+	if (sk->sk_protocol != IPPROTO_TCP || change.from == change.to || !is_wanted_netns(change.netns_cookie))
+		return 0;
+	change.family = sk->__sk_common.skc_family;
+	if (wanted_family && change.family != wanted_family)
+		return 0;
+	change.at_ns = bpf_ktime_get_ns();
+	known = find_life((__u64)sk);
+	if (known && change.from != TCP_CLOSE)
+		life = *known;
+	if (change.from == TCP_LISTEN && change.to == TCP_SYN_RECV) {
+		begin_clone(sk, &life);
+		life.since_ns = change.at_ns;
+		life.state = change.to;
+		keep_life(sk, &life, known);
+		return 0;
+	}
+	describe(&change, sk, &life);
+	if (life.hints & FINWAIT_PUT_OFF)
+		tell_put_off(&change, &life);
+	if (life.state && life.state != change.from)
+		tell_missed(&change, &life);
+	else
+		change.since_ns = life.since_ns;
+	if (life.hints & FINWAIT_BY_COOKIE)
+		end_clone(&change);
+	if (is_call(change.from, change.to)) {
+		life.tgid = running_tgid();
+		if (life.tgid)
+			change.hints |= FINWAIT_IN_CALL;
+		else
+			life.tgid = change.tgid;
+		change.tgid = life.tgid;
+	}
+	if (life.hints & FINWAIT_COUNTED)
+		counted = life.state;
+	life.since_ns = change.at_ns;
+	life.hints = FINWAIT_COUNTED;
+	life.state = change.to;
+	if (change.to == TCP_CLOSE && (change.from == TCP_FIN_WAIT2 || change.from == TCP_CLOSING))
+		remains = state_of_remainder(&change);
+	if (wants & FINWAIT_WANT_LIFETIMES)
+		follow(&change, sk, remains);
+	change.to = remains;
+	move(change.netns_cookie, counted, remains == TCP_CLOSE || remains == TCP_TIME_WAIT ? NOBODY : remains);
+	if (change.from == TCP_FIN_WAIT2 && remains == TCP_FIN_WAIT2)
+		move(change.netns_cookie, NOBODY, ORPHANS);
+	if (!put_off(&change, sk, &life) && change.from != change.to)
+		tell(&change);
+	keep_life(sk, &life, known);
+	return 0;
+}
+
+/* A socket that is destroyed has been CLOSED; if that was missed, it is told now. */
+SEC("tp_btf/tcp_destroy_sock")
+int on_tcp_destroy_sock(__u64 *ctx)
+{
+	struct sock *sk = (struct sock *)ctx[0];
+	struct finwait_change change = {.to = TCP_CLOSE, .evidence = FINWAIT_INFERRED};
+	struct finwait_life *known = find_life((__u64)sk), life = {};
+
+	if (!known)
+		return 0;
+	life = *known;
+	describe(&change, sk, &life);
+	change.netns_cookie = sk->__sk_common.skc_net.net->net_cookie;
+	change.at_ns = bpf_ktime_get_ns();
+	change.since_ns = life.since_ns;
+	change.from = life.state;
+	if (life.hints & FINWAIT_COUNTED)
+		move(change.netns_cookie, life.state, NOBODY);
+	life.state = TCP_CLOSE;
+	keep_life(sk, &life, known);
+	tell(&change);
+	return 0;
+}
+
+SEC("tp_btf/tcp_receive_reset")
+int on_tcp_receive_reset(__u64 *ctx)
+{
+	struct sock *sk = (struct sock *)ctx[0];
+	struct finwait_life *life = find_life((__u64)sk);
+
+	if (life)
+		life->hints |= FINWAIT_RST_RECEIVED;
+	return 0;
+}
+
+SEC("tp_btf/tcp_send_reset")
+int on_tcp_send_reset(__u64 *ctx)
+{
+	struct sock *sk = (struct sock *)ctx[0];
+	struct finwait_life *life;
+
+	if (!sk || sk->__sk_common.skc_state == TCP_TIME_WAIT || sk->__sk_common.skc_state == TCP_NEW_SYN_RECV)
+		return 0;
+	life = find_life((__u64)sk);
+	if (life && life->state != TCP_LISTEN)
+		life->hints |= FINWAIT_RST_SENT;
+	return 0;
+}
+
+/* -- owners of connections that were accepted: whoever sends or receives has the socket */
+
+static inline void own(struct sock *sk)
+{
+	struct finwait_life *life = find_life((__u64)sk);
+
+	if (life && !life->tgid)
+		life->tgid = running_tgid();
+}
+
+SEC("tp_btf/sock_send_length")
+int on_sock_send_length(__u64 *ctx)
+{
+	own((struct sock *)ctx[0]);
+	return 0;
+}
+
+SEC("tp_btf/sock_recv_length")
+int on_sock_recv_length(__u64 *ctx)
+{
+	own((struct sock *)ctx[0]);
+	return 0;
+}
+
+#endif

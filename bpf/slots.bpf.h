@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only
+ *
+ * What is remembered of sockets, and what one call of the kernel tells in two tracepoints.
+ */
+#ifndef FINWAIT_SLOTS_BPF_H
+#define FINWAIT_SLOTS_BPF_H
+
+#include "tell.bpf.h"
+
+/* By address, from a socket's first change to its last; user space makes it large enough for the sockets that there are.
+ * Storage of each socket would do without a limit, and costs three times as much. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 16);
+	__type(key, __u64);
+	__type(value, struct finwait_life);
+} lives SEC(".maps");
+
+/* Timewait sockets of which their own memory does not tell enough: those in FIN_WAIT2, and those whose timer was set anew. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 16);
+	__type(key, __u64); /* cookie */
+	__type(value, struct finwait_mini);
+} minis SEC(".maps");
+
+/* Timewait sockets whose connection was not CLOSED yet when the next one on its processor was made. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64); /* cookie */
+	__type(value, __u8); /* state */
+} unclaimed SEC(".maps");
+
+/* Of a processor: what a first tracepoint leaves for a second one. */
+struct slot {
+	__u64 time_wait; /* cookie of the timewait socket that was just made */
+	__u64 time_wait_state;
+	__u64 cloned; /* address of the socket that a completed handshake has just made */
+	__u64 connecting; /* address of the socket in connect() that has no port yet */
+	struct finwait_change connect; /* what is to be told of it then */
+	__u64 cancelled; /* address of the timer that was deleted, or will be set anew */
+	struct finwait_mini mini; /* of that timer */
+	__u64 running; /* address of the timer whose function runs */
+	struct finwait_change run; /* what is to be told if it is not set anew */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FINWAIT_CPUS);
+	__type(key, __u32);
+	__type(value, struct slot);
+} slots SEC(".maps");
+
+__u32 cpus SEC(".data"); /* slots that are in use */
+
+static inline struct slot *own_slot(void)
+{
+	__u32 cpu = bpf_get_smp_processor_id() % FINWAIT_CPUS;
+
+	return bpf_map_lookup_elem(&slots, &cpu);
+}
+
+static inline struct finwait_life *find_life(__u64 address)
+{
+	return bpf_map_lookup_elem(&lives, &address);
+}
+
+#endif

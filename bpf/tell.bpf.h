@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only
+ *
+ * What is wanted of changes, and how it is told: through rings, or counted.
+ */
+#ifndef FINWAIT_TELL_BPF_H
+#define FINWAIT_TELL_BPF_H
+
+#include "changes.bpf.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 23);
+} changes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 23);
+} lifetimes SEC(".maps");
+
+/* Places of namespaces in `totals`, from 1 on; 0 is for those that found no room. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, __u64); /* cookie */
+	__type(value, __u32);
+} places SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct finwait_totals);
+} totals SEC(".maps");
+
+/* What is wanted. */
+__u64 wanted_netns[FINWAIT_MOST_NETNS] SEC(".data"); /* cookies; none: all */
+__u64 least_ns SEC(".data"); /* in the state that is left */
+__u32 wants SEC(".data"); /* of enum finwait_wants */
+__u32 wanted_states SEC(".data"); /* bit n: state n is left or reached */
+__u32 local_ports[2] SEC(".data"); /* first and last */
+__u32 peer_ports[2] SEC(".data");
+__u32 room SEC(".data"); /* elements of `totals` */
+__u8 wanted_family SEC(".data"); /* 0: any */
+
+/* What was lost. */
+__u64 lost_changes; /* a ring was full */
+__u64 lost_lives; /* no room in `lives`: the next change of a socket is told without its time */
+__u64 lost_minis; /* no room in `minis`: a change from FIN_WAIT2 to TIME_WAIT will not be told */
+
+static __u32 last_place;
+
+/* A member of a struct of which only the address is known; zeros where it cannot be read. */
+#define READ(pointer, field)                                                                     \
+	({                                                                                       \
+		typeof((pointer)->field) value;                                                  \
+		bpf_probe_read_kernel((void *)&value, sizeof(value),                             \
+				      (void *)__builtin_preserve_access_index(&(pointer)->field)); \
+		value;                                                                           \
+	})
+enum { /* of __builtin_preserve_field_info */
+	FIELD_OFFSET = 0,
+	FIELD_BYTES = 1,
+	FIELD_EXISTS = 2,
+	FIELD_LEFT = 4,
+	FIELD_RIGHT = 5,
+};
+#define OFFSET(type, field) __builtin_preserve_field_info(((type *)0)->field, FIELD_OFFSET)
+
+static inline int is_wanted_netns(__u64 cookie)
+{
+	int index;
+
+	if (!wanted_netns[0])
+		return 1;
+	for (index = 0; index < FINWAIT_MOST_NETNS; index++)
+		if (wanted_netns[index] == cookie)
+			return 1;
+	return 0;
+}
+
+static inline int is_wanted(struct finwait_change *change)
+{
+	if (!((wanted_states >> (change->from & 15) | wanted_states >> (change->to & 15)) & 1))
+		return 0;
+	if (change->local_port < local_ports[0] || change->local_port > local_ports[1])
+		return 0;
+	if (change->peer_port < peer_ports[0] || change->peer_port > peer_ports[1])
+		return 0;
+	return !least_ns || (change->since_ns && change->at_ns - change->since_ns >= least_ns);
+}
+
+/* -- counted */
+
+static inline struct finwait_totals *totals_of(__u64 netns_cookie)
+{
+	struct finwait_totals *found;
+	__u32 place = 1, *known;
+
+	if (!wanted_netns[0] || wanted_netns[1]) {
+		known = bpf_map_lookup_elem(&places, &netns_cookie);
+		if (known) {
+			place = *known;
+		} else {
+			place = __sync_fetch_and_add(&last_place, 1) + 1;
+			if (place >= room || bpf_map_update_elem(&places, &netns_cookie, &place, BPF_NOEXIST))
+				place = 0;
+		}
+	}
+	found = bpf_map_lookup_elem(&totals, &place);
+	if (found && place)
+		found->netns_cookie = netns_cookie;
+	return found;
+}
+
+/* Four to each power of two; below four, each number its own. */
+static inline __u32 bucket_of(__u64 us)
+{
+	__u32 log2 = 0;
+	__u64 rest = us;
+
+	if (us < 4)
+		return us;
+	if (us >> 47)
+		return FINWAIT_BUCKETS - 1;
+	if (rest >> 32)
+		log2 += 32, rest >>= 32;
+	if (rest >> 16)
+		log2 += 16, rest >>= 16;
+	if (rest >> 8)
+		log2 += 8, rest >>= 8;
+	if (rest >> 4)
+		log2 += 4, rest >>= 4;
+	if (rest >> 2)
+		log2 += 2, rest >>= 2;
+	if (rest >> 1)
+		log2 += 1;
+	return (log2 - 1) * 4 + (us >> (log2 - 2) & 3);
+}
+
+/* by: 1, or -1 for a change that has not happened after all */
+static void count(struct finwait_change *change, __s64 by)
+{
+	struct finwait_totals *sums = totals_of(change->netns_cookie);
+	__u32 from = change->from & 15, to = change->to & 15, bucket;
+	__u64 us;
+
+	if (!sums)
+		return;
+	__sync_fetch_and_add(&sums->changes[from * 16 + to], by);
+	if (!change->since_ns)
+		return;
+	us = (change->at_ns - change->since_ns) / 1000;
+	bucket = from * FINWAIT_BUCKETS + bucket_of(us);
+	__sync_fetch_and_add(&sums->time_us[from], by * us);
+	if (bucket < 16 * FINWAIT_BUCKETS)
+		__sync_fetch_and_add(&sums->times[bucket], by);
+}
+
+enum {
+	ORPHANS = 0, /* place in `sockets` */
+	NOBODY = 16, /* no place: a socket that is not there, or in a state that is not counted */
+};
+
+/* A socket that is counted goes from a state to another. */
+static void move(__u64 netns_cookie, __u32 from, __u32 to)
+{
+	struct finwait_totals *sums;
+
+	if (!(wants & FINWAIT_WANT_TOTALS))
+		return;
+	sums = totals_of(netns_cookie);
+	if (!sums)
+		return;
+	if (from < NOBODY)
+		__sync_fetch_and_add(&sums->sockets[from & 15], -1);
+	if (to < NOBODY)
+		__sync_fetch_and_add(&sums->sockets[to & 15], 1);
+}
+
+/* A timewait socket in FIN_WAIT2 comes (by: 1) or goes (by: -1). */
+static inline void move_orphan(__u64 netns_cookie, int by)
+{
+	move(netns_cookie, by < 0 ? ORPHANS : NOBODY, by < 0 ? NOBODY : ORPHANS);
+	move(netns_cookie, by < 0 ? TCP_FIN_WAIT2 : NOBODY, by < 0 ? NOBODY : TCP_FIN_WAIT2);
+}
+
+/* -- one by one */
+
+/* The kernel says that a change has happened. */
+static void tell(struct finwait_change *change)
+{
+	if (!is_wanted(change))
+		return;
+	if (wants & FINWAIT_WANT_TOTALS)
+		count(change, 1);
+	if (wants & FINWAIT_WANT_CHANGES && bpf_ringbuf_output(&changes, change, sizeof(*change), BPF_RB_NO_WAKEUP))
+		__sync_fetch_and_add(&lost_changes, 1);
+}
+
+/* The change that was told last of the same object has not happened. */
+static void take_back(struct finwait_change *change)
+{
+	if (!is_wanted(change))
+		return;
+	if (wants & FINWAIT_WANT_TOTALS)
+		count(change, -1);
+	change->hints |= FINWAIT_BACK;
+	if (wants & FINWAIT_WANT_CHANGES && bpf_ringbuf_output(&changes, change, sizeof(*change), BPF_RB_NO_WAKEUP))
+		__sync_fetch_and_add(&lost_changes, 1);
+	change->hints &= ~FINWAIT_BACK;
+}
+
+#endif
