@@ -49,14 +49,41 @@ struct ns_common {
 	__u32 inum;
 } KERNEL_TYPE;
 
+struct hlist_nulls_node {
+	struct hlist_nulls_node *next;
+};
+
+struct hlist_nulls_head {
+	struct hlist_nulls_node *first;
+};
+
+struct inet_ehash_bucket {
+	struct hlist_nulls_head chain;
+} KERNEL_TYPE;
+
+struct inet_hashinfo {
+	struct inet_ehash_bucket *ehash;
+	unsigned int ehash_mask;
+} KERNEL_TYPE;
+
+struct inet_timewait_death_row {
+	struct inet_hashinfo *hashinfo;
+} KERNEL_TYPE;
+
+struct netns_ipv4 {
+	struct inet_timewait_death_row tcp_death_row;
+} KERNEL_TYPE;
+
 struct net {
 	struct ns_common ns;
 	__u64 net_cookie;
+	struct netns_ipv4 ipv4;
 } KERNEL_TYPE;
 
 struct sock_common {
 	__u32 skc_daddr;
 	__u32 skc_rcv_saddr;
+	unsigned int skc_hash;
 	__u16 skc_dport; /* network order */
 	__u16 skc_num; /* host order */
 	unsigned short skc_family;
@@ -68,6 +95,7 @@ struct sock_common {
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
 	atomic64_t skc_cookie;
+	struct hlist_nulls_node skc_nulls_node;
 } KERNEL_TYPE;
 
 struct proto {
@@ -269,6 +297,7 @@ enum {
 enum { /* include/uapi/linux/bpf.h */
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_RINGBUF = 27,
 	BPF_ANY = 0,

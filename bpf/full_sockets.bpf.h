@@ -143,12 +143,15 @@ static inline void describe_cause(struct finwait_change *change, struct sock *sk
 		change->hints |= FINWAIT_LINGER_0;
 }
 
+static inline int is_told_in_full(void)
+{
+	return wants & (FINWAIT_WANT_CHANGES | FINWAIT_WANT_LIFETIMES);
+}
+
 static inline void describe(struct finwait_change *change, struct sock *sk, struct finwait_life *life)
 {
 	struct tcp_sock *tp;
 
-	change->cookie = bpf_get_socket_cookie(sk);
-	change->tgid = life->tgid;
 	change->local_port = sk->__sk_common.skc_num;
 	if (!change->local_port) { /* a socket that is closed has given it back */
 		tp = bpf_skc_to_tcp_sock(sk);
@@ -156,9 +159,13 @@ static inline void describe(struct finwait_change *change, struct sock *sk, stru
 			change->local_port = swap16(tp->inet_conn.icsk_inet.inet_sport);
 	}
 	change->peer_port = swap16(sk->__sk_common.skc_dport);
-	if (wants & (FINWAIT_WANT_CHANGES | FINWAIT_WANT_LIFETIMES)) {
+	if (is_told_in_full()) {
+		change->cookie = bpf_get_socket_cookie(sk);
+		change->tgid = life->tgid;
 		copy_full_addresses(change, sk);
 		describe_cause(change, sk, life);
+	} else if (change->to == TCP_FIN_WAIT2 || change->to == TCP_CLOSING || change->to == TCP_CLOSE) {
+		change->cookie = bpf_get_socket_cookie(sk); /* its timewait socket will have it */
 	}
 }
 
@@ -186,42 +193,42 @@ static inline void end_clone(struct finwait_change *change)
 
 /* -- a connection that becomes a timewait socket */
 
-static inline __u8 claim(struct slot *slot, __u64 cookie)
-{
-	if (!slot || slot->time_wait != cookie)
-		return 0;
-	slot->time_wait = 0;
-	return slot->time_wait_state;
-}
+enum {
+	CHAIN = 128, /* sockets of one bucket that are looked at */
+};
 
-/* The same where another one was made on that processor since, or the task went on elsewhere. */
-static __u8 claim_elsewhere(__u64 cookie)
+/* The state of the timewait socket `cookie` in the chain of the established hash where the socket itself has been; TCP_CLOSE
+ * where there is none. It was hashed before its connection was CLOSED (inet_twsk_hashdance_schedule). */
+static __u8 state_in_chain(struct inet_hashinfo *hashinfo, __u32 hash, __u64 cookie)
 {
-	__u8 *state = bpf_map_lookup_elem(&unclaimed, &cookie), found;
-	__u32 index, cpu;
+	struct inet_ehash_bucket *bucket = READ(hashinfo, ehash);
+	struct hlist_nulls_node *node;
+	struct sock_common *skc;
+	struct inet_timewait_sock *tw;
+	int index;
 
-	if (state) {
-		found = *state;
-		bpf_map_delete_elem(&unclaimed, &cookie);
-		return found;
-	}
-	for (index = 0; index < FINWAIT_CPUS && index < cpus; index++) {
-		cpu = index;
-		found = claim(bpf_map_lookup_elem(&slots, &cpu), cookie);
-		if (found)
-			return found;
+	bucket = (void *)bucket + (hash & READ(hashinfo, ehash_mask)) * __builtin_preserve_type_info(*bucket, 1);
+	node = READ(bucket, chain.first);
+	for (index = 0; index < CHAIN; index++) {
+		if ((__u64)node & 1) /* the end of a nulls list */
+			break;
+		skc = (void *)node - OFFSET(struct sock_common, skc_nulls_node);
+		if (READ(skc, skc_state) == TCP_TIME_WAIT && READ(skc, skc_cookie.counter) == (__s64)cookie) {
+			tw = (void *)skc;
+			return READ(tw, tw_substate);
+		}
+		node = READ(skc, skc_nulls_node.next);
 	}
 	return TCP_CLOSE;
 }
 
-/* A connection that is CLOSED for its program may go on as a timewait socket, which is made before that. Returns the state. */
-static inline __u8 state_of_remainder(struct finwait_change *change)
+/* A connection that is CLOSED for its program may go on as a timewait socket. Returns the state. */
+static inline __u8 state_of_remainder(struct finwait_change *change, struct sock *sk)
 {
-	__u8 state = claim(own_slot(), change->cookie);
+	struct net *net = sk->__sk_common.skc_net.net;
+	__u8 state = state_in_chain(net->ipv4.tcp_death_row.hashinfo, sk->__sk_common.skc_hash, change->cookie);
 	struct finwait_mini mini = {};
 
-	if (!state)
-		state = claim_elsewhere(change->cookie);
 	if (state == TCP_FIN_WAIT2) { /* as before, without a program */
 		mini.state = state;
 		mini.since_ns = change->since_ns;
@@ -400,7 +407,7 @@ int on_inet_sock_set_state(__u64 *ctx)
 		change.since_ns = life.since_ns;
 	if (life.hints & FINWAIT_BY_COOKIE)
 		end_clone(&change);
-	if (is_call(change.from, change.to)) {
+	if (is_told_in_full() && is_call(change.from, change.to)) {
 		life.tgid = running_tgid();
 		if (life.tgid)
 			change.hints |= FINWAIT_IN_CALL;
@@ -414,7 +421,7 @@ int on_inet_sock_set_state(__u64 *ctx)
 	life.hints = FINWAIT_COUNTED;
 	life.state = change.to;
 	if (change.to == TCP_CLOSE && (change.from == TCP_FIN_WAIT2 || change.from == TCP_CLOSING))
-		remains = state_of_remainder(&change);
+		remains = state_of_remainder(&change, sk);
 	if (wants & FINWAIT_WANT_LIFETIMES)
 		follow(&change, sk, remains);
 	change.to = remains;

@@ -13,7 +13,7 @@
 #include "slots.bpf.h"
 
 __u64 time_wait_ns SEC(".data"); /* TCP_TIMEWAIT_LEN */
-__u64 steady_ns; /* since when request sockets are counted when they come, and need no mark in `minis`; 0: not yet */
+__u64 steady_ns SEC(".data"); /* since when request sockets are counted when they come, and need no mark in `minis`; 0: not yet */
 static __u64 jiffy_ns; /* the kernel's tick; 0: not known yet */
 static __u64 time_wait_function, request_function; /* of their timers; 0: not known yet */
 
@@ -197,37 +197,29 @@ static inline int take_mini(struct finwait_mini *mini, struct finwait_change *ch
 	return 1;
 }
 
+/* The birth of a timewait socket is told where its connection is CLOSED, a moment later (`state_of_remainder`). */
 static inline void start_time_wait(struct timer_list *timer)
 {
 	struct inet_timewait_sock *tw = (void *)time_wait_of(timer);
 	struct finwait_change change = {};
 	struct finwait_mini mini = {};
 	struct slot *slot = own_slot();
-	__u8 state;
 
-	if (!slot || !describe_mini(&change, &tw->__tw_common, (__u64)timer))
+	if (!slot || slot->cancelled != (__u64)timer || !describe_mini(&change, &tw->__tw_common, (__u64)timer))
 		return;
 	mini.state = READ(tw, tw_substate);
-	if (is_back(slot, timer, &change)) {
-		mini.since_ns = change.at_ns;
-		mini.tgid = change.tgid;
-		if (mini.state == change.from) {
-			mini.since_ns = change.since_ns;
-			if (mini.state == TCP_FIN_WAIT2)
-				move_orphan(change.netns_cookie, 1);
-		} else { /* an orphan in FIN_WAIT2 has got its FIN */
-			change.to = mini.state;
-			tell(&change);
-		}
-		bpf_map_update_elem(&minis, &change.cookie, &mini, BPF_ANY);
-		return;
+	is_back(slot, timer, &change);
+	mini.since_ns = change.at_ns;
+	mini.tgid = change.tgid;
+	if (mini.state == change.from) {
+		mini.since_ns = change.since_ns;
+		if (mini.state == TCP_FIN_WAIT2)
+			move_orphan(change.netns_cookie, 1);
+	} else { /* an orphan in FIN_WAIT2 has got its FIN */
+		change.to = mini.state;
+		tell(&change);
 	}
-	if (slot->time_wait) {
-		state = slot->time_wait_state;
-		bpf_map_update_elem(&unclaimed, &slot->time_wait, &state, BPF_ANY);
-	}
-	slot->time_wait = change.cookie;
-	slot->time_wait_state = mini.state;
+	bpf_map_update_elem(&minis, &change.cookie, &mini, BPF_ANY);
 }
 
 static inline void start_request(struct timer_list *timer)

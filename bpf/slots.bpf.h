@@ -26,18 +26,8 @@ struct {
 	__type(value, struct finwait_mini);
 } minis SEC(".maps");
 
-/* Timewait sockets whose connection was not CLOSED yet when the next one on its processor was made. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1024);
-	__type(key, __u64); /* cookie */
-	__type(value, __u8); /* state */
-} unclaimed SEC(".maps");
-
 /* Of a processor: what a first tracepoint leaves for a second one. */
 struct slot {
-	__u64 time_wait; /* cookie of the timewait socket that was just made */
-	__u64 time_wait_state;
 	__u64 cloned; /* address of the socket that a completed handshake has just made */
 	__u64 connecting; /* address of the socket in connect() that has no port yet */
 	struct finwait_change connect; /* what is to be told of it then */
@@ -53,8 +43,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct slot);
 } slots SEC(".maps");
-
-__u32 cpus SEC(".data"); /* slots that are in use */
 
 static inline struct slot *own_slot(void)
 {

@@ -26,8 +26,9 @@ struct {
 	__type(value, __u32);
 } places SEC(".maps");
 
+/* Each processor has its own, whose sum counts: else they would take them from each other for every change. */
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 2);
 	__type(key, __u32);
 	__type(value, struct finwait_totals);

@@ -15,7 +15,7 @@ import numpy as np
 from finwait.query.expression import Filter
 from finwait.query.narrowing import accepted_changes, check_testable, port_range, state_mask
 from finwait.sources.change_columns import batch_of
-from finwait.sources.tcp_events import CHANGE, RING_BYTES, Narrowing, TcpEvents
+from finwait.sources.tcp_events import CHANGE, CHANGES, RING_BYTES, Narrowing, TcpEvents
 from finwait.table.change import Loss, Ready
 from finwait.table.snapshot import Provenance
 from finwait.wire.bpf_layouts import ENUMS
@@ -92,6 +92,7 @@ class Trace:
     def __iter__(self) -> Iterator[Ready | Batch | Loss]:
         question, provenance = self.question, self.provenance
         with TcpEvents(
+            CHANGES,
             question.request,
             question.narrowing(),
             provenance.notices,
@@ -112,7 +113,7 @@ class Trace:
                 provenance.taken_to = time.time()
 
     def _read(self, events: TcpEvents, *, last: bool) -> Iterator[Batch | Loss]:
-        records = events.drain()
+        records = events.drain(CHANGES)
         lost = events.lost()
         if lost != self.lost:
             yield Loss(time.time_ns(), lost - self.lost)

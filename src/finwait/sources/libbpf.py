@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LIBRARY = "libbpf.so.1"
 MAJOR = 1
+BPF_MAP_TYPE_PERCPU_ARRAY = 6  # include/uapi/linux/bpf.h
 CHUNK_BYTES = 1 << 15  # an iterator's buffer (kernel/bpf/bpf_iter.c, bpf_seq_read)
 MESSAGES_KEPT = 40
 _BATCH = 4096
@@ -39,6 +40,8 @@ _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "bpf_object__find_program_by_name": (c_void_p, (c_void_p, c_char_p)),
     "bpf_object__find_map_by_name": (c_void_p, (c_void_p, c_char_p)),
     "bpf_map__fd": (c_int, (c_void_p,)),
+    "bpf_map__type": (c_int, (c_void_p,)),
+    "libbpf_num_possible_cpus": (c_int, ()),
     "bpf_map__key_size": (c_uint32, (c_void_p,)),
     "bpf_map__value_size": (c_uint32, (c_void_p,)),
     "bpf_map__set_max_entries": (c_int, (c_void_p, c_uint32)),
@@ -263,8 +266,12 @@ class BpfObject:
             position, begun = after, True
 
     def read_element(self, name: str, index: int) -> bytes:
-        """Element `index` of array map `name`."""
-        value = ctypes.create_string_buffer(self._library.call("bpf_map__value_size", self._map(name)))
+        """Element `index` of array map `name`; of one with an element for each processor, all of them."""
+        found = self._map(name)
+        size = self._library.call("bpf_map__value_size", found)
+        if self._library.call("bpf_map__type", found) == BPF_MAP_TYPE_PERCPU_ARRAY:
+            size = (size + 7) // 8 * 8 * self._library.call("libbpf_num_possible_cpus")
+        value = ctypes.create_string_buffer(size)
         key = c_uint32(index)
         result = self._library.call("bpf_map_lookup_elem", self.map_descriptor(name), byref(key), value)
         self._check(result, f"bpf_map_lookup_elem {name}")

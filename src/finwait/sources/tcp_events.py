@@ -1,4 +1,4 @@
-"""Changes of state of TCP connections as the kernel tells them: bpf/trace_tcp.bpf.c attached to tracepoints, its ring drained.
+"""Changes of state of TCP connections as the kernel tells them: bpf/trace_tcp.bpf.c attached to tracepoints, its rings drained.
 
 First the programs are attached, then what is there already is walked over, so that nothing falls between. Whatever is attached
 ends with the process, however that ends.
@@ -7,11 +7,12 @@ ends with the process, however that ends.
 from __future__ import annotations
 
 import os
+import time
 
 import numpy as np
 
 from finwait.errors import NotSupported
-from finwait.sources.bpf_ring import RingBuffer, ring_bytes
+from finwait.sources.bpf_ring import LEAST_BYTES, RingBuffer, ring_bytes
 from finwait.sources.choice import allocated_sockets
 from finwait.sources.libbpf import BpfObject, drain
 from finwait.sources.namespaces import visit_places
@@ -31,16 +32,19 @@ if TYPE_CHECKING:
 
 OBJECT = "trace_tcp"
 CHANGE = np.dtype(numpy_dtype("finwait_change"))  # type: ignore[call-overload]
+LIFETIME = np.dtype(numpy_dtype("finwait_lifetime"))  # type: ignore[call-overload]
+TOTALS = np.dtype(numpy_dtype("finwait_totals"))  # type: ignore[call-overload]
+CHANGES, LIFETIMES, COUNTS = (ENUMS[f"FINWAIT_WANT_{name}"] for name in ("CHANGES", "LIFETIMES", "TOTALS"))
 TIME_WAIT_NS = 60_000_000_000  # TCP_TIMEWAIT_LEN (include/net/tcp.h)
 MOST_NETNS = ENUMS["FINWAIT_MOST_NETNS"]
+MOST_PLACES = 1024  # of namespaces that are counted apart
+LEAST_LIVES = 1 << 16
 PORTS = (0, 65535)
 RING_BYTES = 8 << 20
 STATES = ("on_inet_sock_set_state", "on_tcp_destroy_sock")
-# Tracepoints that a kernel may lack, with what is told less without them.
-RESETS = ("on_tcp_receive_reset", "on_tcp_send_reset")
 TIMERS = ("on_timer_start", "on_timer_cancel", "on_timer_expire_entry", "on_timer_expire_exit")
-CALLS = ("on_sock_send_length", "on_sock_recv_length")  # Linux 6.3
-LEAST_LIVES = 1 << 16
+RESETS = ("on_tcp_receive_reset", "on_tcp_send_reset")  # they tell why
+CALLS = ("on_sock_send_length", "on_sock_recv_length")  # they tell who; Linux 6.3
 _NAME = Layout("finwait_name")
 
 
@@ -71,13 +75,15 @@ class TcpEvents:
     """The programs attached, what is there walked over. netns: the namespaces that are watched. Close it; it is a context
     manager.
 
-    request: which namespaces. owners: whether to learn who has the sockets. ring: bytes for changes that were not read yet.
+    wants: CHANGES, LIFETIMES, COUNTS, one or more. request: which namespaces. owners: whether to learn who has the sockets.
+    ring: bytes for what was not read yet.
 
     Raises NotSupported, NotPermitted, SourceError.
     """  # fmt: skip
 
     def __init__(
         self,
+        wants: int,
         request: Request,
         narrowing: Narrowing,
         notices: list[Notice],
@@ -85,23 +91,36 @@ class TcpEvents:
         owners: bool = True,
         ring: int = RING_BYTES,
     ) -> None:
-        size = ring_bytes(ring)
+        self.wants = wants
         self.netns: list[Netns] = []
-        self._missed = 0
-        self.programs = (*STATES, *RESETS, *TIMERS, *(CALLS if owners else ()))
-        without = () if owners else CALLS
-        rooms = {"changes": size, "lives": _room_for_sockets(request.roots)}
-        self._object = BpfObject(OBJECT, rooms, without=without)
-        self._ring: RingBuffer | None = None
+        self._places = MOST_PLACES if request.all_netns else len(request.netns) + 1
+        tells = wants & (CHANGES | LIFETIMES)
+        self.programs = (*STATES, *TIMERS, *(RESETS if tells else ()), *(CALLS if tells and owners else ()))
+        without = tuple(name for name in (*RESETS, *CALLS) if name not in self.programs)
+        self._rings: dict[int, RingBuffer] = {}
+        self._object = BpfObject(OBJECT, self._rooms(request, ring_bytes(ring)), without=without)
         try:
-            self._ring = RingBuffer(self._object.map_descriptor("changes"), size, CHANGE)
-            self._begin(request, narrowing, notices, owners=owners)
+            for want, name, record in ((CHANGES, "changes", CHANGE), (LIFETIMES, "lifetimes", LIFETIME)):
+                if wants & want:
+                    self._rings[want] = RingBuffer(self._object.map_descriptor(name), ring_bytes(ring), record)
+            self._begin(request, narrowing, notices, owners=bool(tells) and owners)
         except BaseException:
             self.close()
             raise
 
+    def _rooms(self, request: Request, ring: int) -> dict[str, int]:
+        """Elements of each map, bytes of each ring; next to nothing for what is not wanted."""
+        sockets = max(LEAST_LIVES, 1 << (2 * allocated_sockets(request.roots.proc)).bit_length())
+        return {
+            "changes": ring if self.wants & CHANGES else LEAST_BYTES,
+            "lifetimes": ring if self.wants & LIFETIMES else LEAST_BYTES,
+            "lives": sockets,
+            "paths": sockets if self.wants & LIFETIMES else 1,
+            "totals": self._places + 1 if self.wants & COUNTS else 1,
+        }
+
     def _begin(self, request: Request, narrowing: Narrowing, notices: list[Notice], *, owners: bool) -> None:
-        """Attach while the kernel tells of no namespace, then say which, then walk."""
+        """Open a walk in each namespace, say what is wanted, attach, walk."""
 
         def enter() -> tuple[int, socket]:
             return open_beside(lambda: self._object.open_iterator("seed_sockets"))
@@ -112,10 +131,10 @@ class TcpEvents:
                 walks.append(walk)
                 self.netns.append(netns_of(diag, place.name, place.inode))
                 diag.close()
-            cookies = [netns.cookie for netns in self.netns]
-            if not request.all_netns and None in cookies:
+            if not request.all_netns and any(netns.cookie is None for netns in self.netns):
                 raise NotSupported("this kernel does not tell a network namespace's cookie (Linux 5.14 or later)")
-            self._object.write_section(".data", _globals(narrowing, request, cookies))
+            wanted = self._wanted(narrowing, request)
+            self._write(wanted)
             for program in self.programs:
                 self._object.attach(program)
             while walks:
@@ -125,15 +144,47 @@ class TcpEvents:
                 os.close(walk)
         if owners:
             self.learn_owners()
+        self._write(wanted | {"steady_ns": time.clock_gettime_ns(time.CLOCK_MONOTONIC)})
+
+    def _write(self, wanted: dict[str, int | tuple[int, ...]]) -> None:
+        self._object.write_section(".data", globals_section(OBJECT, ".data", wanted))
+
+    def _wanted(self, narrowing: Narrowing, request: Request) -> dict[str, int | tuple[int, ...]]:
+        cookies = tuple(netns.cookie for netns in self.netns if netns.cookie)
+        level, inode = _reader_pid_namespace(request.roots)
+        return {
+            "wants": self.wants,
+            "wanted_netns": () if request.all_netns or len(cookies) > MOST_NETNS else cookies,
+            "least_ns": narrowing.least_ns,
+            "wanted_states": narrowing.states,
+            "wanted_family": narrowing.family or 0,
+            "local_ports": narrowing.local_ports,
+            "peer_ports": narrowing.peer_ports,
+            "room": self._places + 1,
+            "reader_level": level,
+            "reader_pid_ns": inode,
+            "time_wait_ns": TIME_WAIT_NS,
+        }
 
     def learn_owners(self) -> None:
         """Look once at all descriptors, for sockets whose owner is not known yet."""
         drain(self._object.open_iterator("seed_owners"))
 
-    def drain(self) -> Array:
-        """The changes that were told since the last time, as an array of CHANGE."""
-        assert self._ring is not None
-        return self._ring.drain()
+    def drain(self, want: int) -> Array:
+        """What was told since the last time: of CHANGES an array of CHANGE, of LIFETIMES one of LIFETIME."""
+        return self._rings[want].drain()
+
+    def totals(self) -> Array:
+        """An array of TOTALS, an element for each namespace that something was counted in; of those that found no room together
+        the cookie is 0.
+        """  # fmt: skip
+        found = b"".join(self._object.read_element("totals", place) for place in range(self._places + 1))
+        by_processor = np.frombuffer(found, dtype=TOTALS).reshape(self._places + 1, -1)
+        elements = np.zeros(self._places + 1, dtype=TOTALS)
+        elements["netns_cookie"] = by_processor["netns_cookie"].max(axis=1)
+        for name in TOTALS.names[1:]:  # type: ignore[index]
+            elements[name] = by_processor[name].sum(axis=1)
+        return elements[(elements["netns_cookie"] != 0) | elements["changes"].any(axis=1)]
 
     def names(self, tgids: Iterable[int]) -> dict[int, str]:
         """The names of those of the processes that are known."""
@@ -154,9 +205,9 @@ class TcpEvents:
 
     def close(self) -> None:
         """Detach everything."""
-        if self._ring is not None:
-            self._ring.close()
-            self._ring = None
+        for ring in self._rings.values():
+            ring.close()
+        self._rings.clear()
         self._object.close()
 
     def __enter__(self) -> TcpEvents:
@@ -164,34 +215,6 @@ class TcpEvents:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _room_for_sockets(roots: Roots) -> int:
-    """Elements for the sockets that there are, and as many again."""
-    return max(LEAST_LIVES, 1 << (2 * allocated_sockets(roots.proc)).bit_length())
-
-
-def _globals(narrowing: Narrowing, request: Request, cookies: list[int | None]) -> bytes:
-    chosen = [] if request.all_netns or len(cookies) > MOST_NETNS else [cookie for cookie in cookies if cookie]
-    level, inode = _reader_pid_namespace(request.roots)
-    return globals_section(
-        OBJECT,
-        ".data",
-        {
-            "wanted_netns": chosen,
-            "least_ns": narrowing.least_ns,
-            "wanted_states": narrowing.states,
-            "wanted_family": narrowing.family or 0,
-            "local_ports": narrowing.local_ports,
-            "peer_ports": narrowing.peer_ports,
-            "reader_level": level,
-            "reader_pid_ns": inode,
-            "time_wait_ns": TIME_WAIT_NS,
-            "wants": ENUMS["FINWAIT_WANT_CHANGES"],
-            "room": 2,
-            "cpus": min(os.cpu_count() or 1, ENUMS["FINWAIT_CPUS"]),
-        },
-    )
 
 
 def _reader_pid_namespace(roots: Roots) -> tuple[int, int]:
@@ -206,4 +229,3 @@ def _reader_pid_namespace(roots: Roots) -> tuple[int, int]:
         return len(line.split()) - 2, os.stat("/proc/self/ns/pid").st_ino
     except OSError:
         return 0, 0
-

@@ -10,7 +10,7 @@ from finwait.wire.bpf_layouts import ENUMS, GLOBALS, STRUCTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
     Record = dict[str, Any]
@@ -72,7 +72,7 @@ def numpy_dtype(name: str) -> dict[str, Any]:
     }
 
 
-def globals_section(object_name: str, section: str, values: Mapping[str, int | Sequence[int]]) -> bytes:
+def globals_section(object_name: str, section: str, values: Mapping[str, int | tuple[int, ...]]) -> bytes:
     """The content of `section` of an object with `values` for its globals and zeros for the others; an array of fewer numbers
     than it has room for is filled up with zeros.
     """  # fmt: skip
