@@ -26,6 +26,7 @@ enum finwait_hints {
 	FINWAIT_RELEASED = 1024, /* its last descriptor is closed */
 	FINWAIT_PUT_OFF = 2048, /* not told yet: its port is not known */
 	FINWAIT_COUNTED = 4096, /* it is one of finwait_totals.sockets */
+	FINWAIT_REUSED = 8192, /* a new connection has taken the place of a TIME_WAIT; user space finds that out */
 };
 
 /* One change of one connection. Addresses as in struct finwait_connection. */

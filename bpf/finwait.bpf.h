@@ -96,6 +96,7 @@ struct sock_common {
 	struct in6_addr skc_v6_rcv_saddr;
 	atomic64_t skc_cookie;
 	struct hlist_nulls_node skc_nulls_node;
+	struct sock *skc_listener; /* of a request socket */
 } KERNEL_TYPE;
 
 struct proto {

@@ -184,8 +184,12 @@ static inline void begin_clone(struct sock *sk, struct finwait_life *life)
 }
 
 /* A connection that leaves SYN_RECV, where the kernel had kept nothing of it: it comes from its listener. */
-static inline void end_clone(struct finwait_change *change)
+static inline void end_clone(struct finwait_change *change, struct sock *sk)
 {
+	struct slot *slot = own_slot();
+
+	if (slot && slot->cloned == (__u64)sk)
+		slot->cloned = 0;
 	change->from = TCP_LISTEN;
 	change->since_ns = 0;
 	change->hints |= FINWAIT_BY_COOKIE;
@@ -406,7 +410,7 @@ int on_inet_sock_set_state(__u64 *ctx)
 	else
 		change.since_ns = life.since_ns;
 	if (life.hints & FINWAIT_BY_COOKIE)
-		end_clone(&change);
+		end_clone(&change, sk);
 	if (is_told_in_full() && is_call(change.from, change.to)) {
 		life.tgid = running_tgid();
 		if (life.tgid)

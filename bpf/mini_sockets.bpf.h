@@ -137,17 +137,14 @@ static inline void uncount_request(struct finwait_change *change, __u64 address)
 }
 
 /* The timer that was just cancelled is set anew, so its socket lives. Nothing can come between on this processor. */
-static inline int is_back(struct slot *slot, struct timer_list *timer, struct finwait_change *change)
+static inline void come_back(struct slot *slot, struct finwait_change *change)
 {
-	if (!slot || slot->cancelled != (__u64)timer)
-		return 0;
 	slot->cancelled = 0;
 	change->from = slot->mini.state;
+	change->to = TCP_CLOSE;
 	change->since_ns = slot->mini.since_ns;
 	change->tgid = slot->mini.tgid;
-	change->to = TCP_CLOSE;
 	take_back(change);
-	return 1;
 }
 
 /* HZ is a constant of the kernel's. Jiffies begin five minutes before they wrap around in 32 bits (INITIAL_JIFFIES), the clock
@@ -205,10 +202,11 @@ static inline void start_time_wait(struct timer_list *timer)
 	struct finwait_mini mini = {};
 	struct slot *slot = own_slot();
 
-	if (!slot || slot->cancelled != (__u64)timer || !describe_mini(&change, &tw->__tw_common, (__u64)timer))
+	if (!slot || slot->cancelled != (__u64)timer || !describe_mini(&change, &tw->__tw_common, (__u64)timer) ||
+	    change.cookie != slot->cancelled_cookie)
 		return;
 	mini.state = READ(tw, tw_substate);
-	is_back(slot, timer, &change);
+	come_back(slot, &change);
 	mini.since_ns = change.at_ns;
 	mini.tgid = change.tgid;
 	if (mini.state == change.from) {
@@ -234,8 +232,10 @@ static inline void start_request(struct timer_list *timer)
 	if (!describe_mini(&change, request_of(timer), (__u64)timer))
 		return;
 	count_request(&change, (__u64)request_of(timer));
-	if (is_back(slot, timer, &change))
+	if (slot && slot->cancelled == (__u64)timer && request_since(request_of(timer))) { /* a new one has sent nothing yet */
+		come_back(slot, &change);
 		return;
+	}
 	change.from = TCP_LISTEN;
 	change.to = TCP_SYN_RECV;
 	tell(&change);
@@ -312,6 +312,7 @@ static inline void cancel_time_wait(struct slot *slot, struct timer_list *timer)
 	slot->mini = (struct finwait_mini){};
 	take_mini(&slot->mini, &change, timer);
 	slot->cancelled = (__u64)timer;
+	slot->cancelled_cookie = change.cookie;
 	change.since_ns = slot->mini.since_ns;
 	change.from = slot->mini.state;
 	change.tgid = slot->mini.tgid;
@@ -385,6 +386,13 @@ static inline void expire_time_wait(struct timer_list *timer)
 	tell(&change);
 }
 
+static inline int is_listening(struct sock_common *request)
+{
+	struct sock_common *listener = (void *)READ(request, skc_listener);
+
+	return listener && READ(listener, skc_state) == TCP_LISTEN;
+}
+
 /* The function of a request's timer sends the SYN-ACK again and sets the timer anew, or drops the request. */
 static inline void expire_request(struct timer_list *timer)
 {
@@ -395,6 +403,8 @@ static inline void expire_request(struct timer_list *timer)
 		return;
 	change.since_ns = request_since(request_of(timer));
 	change.hints |= FINWAIT_BY_TIMER;
+	if (!is_listening(request_of(timer)))
+		change.hints |= FINWAIT_RELEASED;
 	slot->run = change;
 	slot->running = (__u64)timer;
 }

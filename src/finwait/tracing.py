@@ -18,6 +18,7 @@ from finwait.sources.change_columns import batch_of
 from finwait.sources.tcp_events import CHANGE, CHANGES, RING_BYTES, Narrowing, TcpEvents
 from finwait.table.change import Loss, Ready
 from finwait.table.snapshot import Provenance
+from finwait.tcp.state import TcpState
 from finwait.wire.bpf_layouts import ENUMS
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 PAUSE_S = 0.05  # between two looks at the ring
 SETTLED_NS = 20_000_000  # after which a deleted timer is known not to be set anew
-GONE, BACK = ENUMS["FINWAIT_GONE"], ENUMS["FINWAIT_BACK"]
+GONE, BACK, REUSED = (ENUMS[f"FINWAIT_{name}"] for name in ("GONE", "BACK", "REUSED"))
+ENDS = ("netns_cookie", "local_port", "peer_port", "local_address", "peer_address")
+REUSE_ROWS = 16  # behind the end of a TIME_WAIT: other processors may tell something between
 
 
 class TraceQuestion:
@@ -152,4 +155,16 @@ def settle(records: Array, before_ns: int | None) -> tuple[Array, Array]:
             continue
         gone_by_object[number] = row
         held[row] = before_ns is not None and int(records["at_ns"][row]) > before_ns
+        if records["from"][row] == TcpState.TIME_WAIT:
+            _look_for_reuse(records, row)
     return records[told & ~held], records[held]
+
+
+def _look_for_reuse(records: Array, row: int) -> None:
+    """Mark the end of a TIME_WAIT that a new connection of the same two ends has brought about: it is told at once."""
+    gone = records[row]
+    for following in records[row + 1 : row + 1 + REUSE_ROWS]:
+        same = all((following[name] == gone[name]).all() for name in ENDS)
+        if same and following["to"] in {TcpState.SYN_RECV, TcpState.SYN_SENT}:
+            records["hints"][row] |= REUSED
+            return

@@ -27,8 +27,9 @@ _HINTS = {
     "linger_0": ENUMS["FINWAIT_LINGER_0"],
     "no_program": ENUMS["FINWAIT_NO_PROGRAM"],
     "released": ENUMS["FINWAIT_RELEASED"],
-    "by_cookie": ENUMS["FINWAIT_BY_COOKIE"],
     "fast_open": ENUMS["FINWAIT_FAST_OPEN"],
+    "gone": ENUMS["FINWAIT_GONE"],
+    "reused": ENUMS["FINWAIT_REUSED"],
 }
 
 

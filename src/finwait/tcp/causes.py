@@ -17,7 +17,7 @@ class Seen:
     bpf/changes.bpf.h has them.
     """  # fmt: skip
 
-    __slots__ = ("by_cookie", "by_timer", "error", "fast_open", "linger_0", "no_program", "released", "rst_received",
+    __slots__ = ("by_timer", "error", "fast_open", "gone", "linger_0", "no_program", "released", "reused", "rst_received",
                  "rst_sent", "shutdown")  # fmt: skip
 
     def __init__(
@@ -31,8 +31,9 @@ class Seen:
         linger_0: bool = False,
         no_program: bool = False,
         released: bool = False,
-        by_cookie: bool = False,
         fast_open: bool = False,
+        gone: bool = False,
+        reused: bool = False,
     ) -> None:
         self.error = error
         self.shutdown = shutdown
@@ -42,8 +43,9 @@ class Seen:
         self.linger_0 = linger_0
         self.no_program = no_program
         self.released = released
-        self.by_cookie = by_cookie
         self.fast_open = fast_open
+        self.gone = gone
+        self.reused = reused
 
 
 _S = TcpState
@@ -87,11 +89,13 @@ def find_cause(state: TcpState, to: TcpState, seen: Seen) -> str | None:
 
 def _cause_of_end(state: TcpState, seen: Seen) -> str | None:
     if seen.by_timer:
-        return _EXPIRED.get(state)
+        return "listener_closed" if state is _S.SYN_RECV and seen.released else _EXPIRED.get(state)
+    if seen.gone:  # a mini-socket: a RST, SOCK_DESTROY, or for TIME-WAIT a new connection
+        return "rcv_syn" if seen.reused else None
     if seen.error == ECONNABORTED:
         return "destroy"
-    if state in {_S.LISTEN, _S.TIME_WAIT}:
-        return "close" if state is _S.LISTEN else None
+    if state is _S.LISTEN:  # SOCK_DESTROY leaves its mark too late
+        return "close" if seen.released or seen.shutdown else "destroy"
     if seen.error == ETIMEDOUT:
         return _TIMEOUT.get(state, "timeout_keepalive" if seen.rst_sent else "timeout_retransmit")
     if seen.rst_received:
@@ -106,14 +110,12 @@ def _cause_of_end(state: TcpState, seen: Seen) -> str | None:
 
 def _cause_of_quiet_end(state: TcpState, seen: Seen) -> str | None:
     """Without an error and without a reset before it."""
-    if state is _S.LAST_ACK:
+    if state is _S.LAST_ACK and not seen.released:
         return "rcv_ack_of_fin"
     if seen.no_program:
         if state is _S.FIN_WAIT2 and seen.shutdown == SHUTDOWN_MASK:
             return "too_many_time_wait"
         return "listener_closed" if state in _OPEN and seen.shutdown != SHUTDOWN_MASK else None
     if seen.released:
-        if state is _S.SYN_SENT:
-            return "close"
-        return "abort" if seen.linger_0 else "close_unread"
+        return "abort" if seen.linger_0 else "close" if state is _S.SYN_SENT else "close_unread"
     return "too_many_time_wait" if state is _S.FIN_WAIT2 and seen.shutdown == SHUTDOWN_MASK else "abort"
