@@ -79,18 +79,34 @@ STATIC_ASSERT_SIZE(struct finwait_lifetime, 184);
 /* What happened in a namespace. */
 struct finwait_totals {
 	__u64 netns_cookie;
-	__u64 sockets[16]; /* by state, now: what a walk would find, but for TIME_WAIT; [0]: those of FIN_WAIT2 without a program */
 	__u64 changes[256]; /* [from * 16 + to] */
 	__u64 time_us[16]; /* spent in a state that was left, where its begin is known */
 	__u64 times[16 * 188]; /* [state * FINWAIT_BUCKETS + bucket]: how many spent how long in it */
 };
-STATIC_ASSERT_SIZE(struct finwait_totals, 8 + 128 + 2048 + 128 + 8 * 16 * 188);
+STATIC_ASSERT_SIZE(struct finwait_totals, 8 + 2048 + 128 + 8 * 16 * 188);
+
+/* How many full sockets of a namespace are in each state, now. */
+struct finwait_sockets {
+	__u64 netns_cookie;
+	__u64 by_state[16];
+};
+STATIC_ASSERT_SIZE(struct finwait_sockets, 136);
 
 enum finwait_wants {
 	FINWAIT_WANT_CHANGES = 1,
 	FINWAIT_WANT_LIFETIMES = 2,
 	FINWAIT_WANT_TOTALS = 4,
+	FINWAIT_WANT_SOCKETS = 16, /* counted by state, and the queues of listeners */
+	FINWAIT_WANT_ORPHANS = 8, /* a change from FIN_WAIT2 to FIN_WAIT2 for each that loses its program */
 };
+
+/* A listener with half-open connections. */
+struct finwait_queue {
+	__u64 netns_cookie;
+	__u32 length;
+	__u32 zero;
+};
+STATIC_ASSERT_SIZE(struct finwait_queue, 16);
 
 /* What is known of a full socket. */
 struct finwait_life {

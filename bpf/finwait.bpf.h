@@ -178,8 +178,17 @@ struct inet_sock {
 	__u16 inet_sport; /* network order */
 } KERNEL_TYPE;
 
+typedef struct {
+	int counter;
+} atomic_t;
+
+struct request_sock_queue {
+	atomic_t qlen; /* half-open connections */
+} KERNEL_TYPE;
+
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
+	struct request_sock_queue icsk_accept_queue;
 	struct timer_list icsk_retransmit_timer;
 } KERNEL_TYPE;
 
@@ -249,6 +258,7 @@ struct task_struct {
 } KERNEL_TYPE;
 
 struct seq_file;
+struct bpf_map;
 
 struct bpf_iter_meta {
 	struct seq_file *seq;
@@ -259,6 +269,13 @@ struct bpf_iter_meta {
 struct bpf_iter__tcp {
 	struct bpf_iter_meta *meta;
 	struct sock_common *sk_common;
+} KERNEL_TYPE;
+
+struct bpf_iter__bpf_map_elem {
+	struct bpf_iter_meta *meta;
+	struct bpf_map *map;
+	void *key;
+	void *value;
 } KERNEL_TYPE;
 
 struct bpf_iter__task_file {

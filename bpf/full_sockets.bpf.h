@@ -183,16 +183,33 @@ static inline void begin_clone(struct sock *sk, struct finwait_life *life)
 		slot->cloned = (__u64)sk;
 }
 
-/* A connection that leaves SYN_RECV, where the kernel had kept nothing of it: it comes from its listener. */
+/* A connection that leaves SYN_RECV and was not seen to come there: it comes from its listener, for the kernel had kept nothing of
+ * it. Without timers nobody sees request sockets; its first round trip says since when it was one. */
 static inline void end_clone(struct finwait_change *change, struct sock *sk)
 {
 	struct slot *slot = own_slot();
+	struct finwait_change birth;
+	struct tcp_sock *tp;
 
 	if (slot && slot->cloned == (__u64)sk)
 		slot->cloned = 0;
-	change->from = TCP_LISTEN;
+	if (timers) {
+		change->from = TCP_LISTEN;
+		change->since_ns = 0;
+		change->hints |= FINWAIT_BY_COOKIE;
+		return;
+	}
+	tp = bpf_skc_to_tcp_sock(sk);
 	change->since_ns = 0;
-	change->hints |= FINWAIT_BY_COOKIE;
+	if (tp && tp->srtt_us && !tp->total_retrans)
+		change->since_ns = change->at_ns - (tp->srtt_us >> 3) * 1000;
+	birth = *change;
+	birth.from = TCP_LISTEN;
+	birth.to = TCP_SYN_RECV;
+	birth.at_ns = change->since_ns ? change->since_ns : change->at_ns;
+	birth.since_ns = 0;
+	birth.evidence = FINWAIT_INFERRED;
+	tell(&birth);
 }
 
 /* -- a connection that becomes a timewait socket */
@@ -233,7 +250,7 @@ static inline __u8 state_of_remainder(struct finwait_change *change, struct sock
 	__u8 state = state_in_chain(net->ipv4.tcp_death_row.hashinfo, sk->__sk_common.skc_hash, change->cookie);
 	struct finwait_mini mini = {};
 
-	if (state == TCP_FIN_WAIT2) { /* as before, without a program */
+	if (state == TCP_FIN_WAIT2 && timers) { /* as before, without a program */
 		mini.state = state;
 		mini.since_ns = change->since_ns;
 		mini.tgid = change->tgid;
@@ -251,7 +268,7 @@ static inline int put_off(struct finwait_change *change, struct sock *sk, struct
 {
 	struct slot *slot;
 
-	if (change->to != TCP_SYN_SENT || change->local_port || !(wants & FINWAIT_WANT_CHANGES))
+	if (change->to != TCP_SYN_SENT || change->local_port || !timers || !(wants & FINWAIT_WANT_CHANGES))
 		return 0;
 	slot = own_slot();
 	if (!slot)
@@ -273,6 +290,27 @@ static void tell_put_off(struct finwait_change *change, struct finwait_life *lif
 	begin.error = 0;
 	begin.hints = life->tgid ? FINWAIT_IN_CALL : 0;
 	tell(&begin);
+}
+
+/* -- listeners, whose queues of half-open connections are read */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096); /* a reading visits as many buckets */
+	__type(key, __u64); /* address */
+	__type(value, __u32);
+} listeners SEC(".maps");
+
+static inline void mark_listener(struct sock *sk, int listens)
+{
+	__u64 key = (__u64)sk;
+	__u32 one = 1;
+
+	if (!listens)
+		bpf_map_delete_elem(&listeners, &key);
+	else if (bpf_map_update_elem(&listeners, &key, &one, BPF_ANY))
+		__sync_fetch_and_add(&lost_lives, 1);
 }
 
 /* -- whole lives */
@@ -324,9 +362,11 @@ static void follow(struct finwait_change *change, struct sock *sk, __u8 remains)
 	__u64 key = (__u64)sk;
 	__u8 to = change->to;
 
+	if (to == TCP_LISTEN || change->from == TCP_LISTEN) /* no connection */
+		return;
 	path = bpf_map_lookup_elem(&paths, &key);
 	if (!path || change->from == TCP_CLOSE) {
-		if (change->from != TCP_CLOSE && change->from != TCP_LISTEN)
+		if (change->from != TCP_CLOSE)
 			add_step(&first, change->from, change->since_ns);
 		if (to != TCP_CLOSE) {
 			add_step(&first, to, change->at_ns);
@@ -429,9 +469,11 @@ int on_inet_sock_set_state(__u64 *ctx)
 	if (wants & FINWAIT_WANT_LIFETIMES)
 		follow(&change, sk, remains);
 	change.to = remains;
-	move(change.netns_cookie, counted, remains == TCP_CLOSE || remains == TCP_TIME_WAIT ? NOBODY : remains);
-	if (change.from == TCP_FIN_WAIT2 && remains == TCP_FIN_WAIT2)
-		move(change.netns_cookie, NOBODY, ORPHANS);
+	move(change.netns_cookie, counted, life.state == TCP_CLOSE ? NOBODY : life.state);
+	if (life.state == TCP_CLOSE && remains == TCP_FIN_WAIT2)
+		tell_orphan(&change);
+	if (wants & FINWAIT_WANT_SOCKETS && (change.from == TCP_LISTEN || change.to == TCP_LISTEN))
+		mark_listener(sk, change.to == TCP_LISTEN);
 	if (!put_off(&change, sk, &life) && change.from != change.to)
 		tell(&change);
 	keep_life(sk, &life, known);

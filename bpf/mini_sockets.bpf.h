@@ -13,7 +13,6 @@
 #include "slots.bpf.h"
 
 __u64 time_wait_ns SEC(".data"); /* TCP_TIMEWAIT_LEN */
-__u64 steady_ns SEC(".data"); /* since when request sockets are counted when they come, and need no mark in `minis`; 0: not yet */
 static __u64 jiffy_ns; /* the kernel's tick; 0: not known yet */
 static __u64 time_wait_function, request_function; /* of their timers; 0: not known yet */
 
@@ -112,30 +111,6 @@ static inline __u64 request_since(struct sock_common *skc)
 	return READ((struct tcp_request_sock *)skc, snt_synack) * 1000;
 }
 
-/* While the walk over the sockets goes on, each request socket that is counted bears a mark, so that none is counted twice. */
-static inline void count_request(struct finwait_change *change, __u64 address)
-{
-	struct finwait_mini mini = {.state = TCP_SYN_RECV};
-
-	if (!(wants & FINWAIT_WANT_TOTALS))
-		return;
-	if (!steady_ns && bpf_map_update_elem(&minis, &address, &mini, BPF_NOEXIST))
-		return;
-	move(change->netns_cookie, NOBODY, TCP_SYN_RECV);
-}
-
-/* Whether a request socket that goes was counted. */
-static inline int was_counted(__u64 address, __u64 since_ns)
-{
-	return (steady_ns && since_ns >= steady_ns) || !bpf_map_delete_elem(&minis, &address);
-}
-
-static inline void uncount_request(struct finwait_change *change, __u64 address)
-{
-	if (wants & FINWAIT_WANT_TOTALS && was_counted(address, change->since_ns))
-		move(change->netns_cookie, TCP_SYN_RECV, NOBODY);
-}
-
 /* The timer that was just cancelled is set anew, so its socket lives. Nothing can come between on this processor. */
 static inline void come_back(struct slot *slot, struct finwait_change *change)
 {
@@ -189,8 +164,6 @@ static inline int take_mini(struct finwait_mini *mini, struct finwait_change *ch
 	}
 	*mini = *kept;
 	bpf_map_delete_elem(&minis, &change->cookie);
-	if (mini->state == TCP_FIN_WAIT2)
-		move_orphan(change->netns_cookie, -1);
 	return 1;
 }
 
@@ -211,8 +184,6 @@ static inline void start_time_wait(struct timer_list *timer)
 	mini.tgid = change.tgid;
 	if (mini.state == change.from) {
 		mini.since_ns = change.since_ns;
-		if (mini.state == TCP_FIN_WAIT2)
-			move_orphan(change.netns_cookie, 1);
 	} else { /* an orphan in FIN_WAIT2 has got its FIN */
 		change.to = mini.state;
 		tell(&change);
@@ -231,7 +202,6 @@ static inline void start_request(struct timer_list *timer)
 	}
 	if (!describe_mini(&change, request_of(timer), (__u64)timer))
 		return;
-	count_request(&change, (__u64)request_of(timer));
 	if (slot && slot->cancelled == (__u64)timer && request_since(request_of(timer))) { /* a new one has sent nothing yet */
 		come_back(slot, &change);
 		return;
@@ -321,15 +291,14 @@ static inline void cancel_time_wait(struct slot *slot, struct timer_list *timer)
 }
 
 /* The connection that was just made had a request socket. */
-static inline void complete(struct slot *slot, __u64 address, __u64 since_ns)
+static inline void complete(struct slot *slot, __u64 since_ns)
 {
 	struct finwait_life *life = find_life(slot->cloned);
-	int counted = wants & FINWAIT_WANT_TOTALS && was_counted(address, since_ns);
 
 	slot->cloned = 0;
 	if (life) {
 		life->since_ns = since_ns;
-		life->hints = counted ? FINWAIT_COUNTED : 0;
+		life->hints = 0;
 	}
 }
 
@@ -339,13 +308,12 @@ static inline void cancel_request(struct slot *slot, struct timer_list *timer)
 	struct sock_common *skc = request_of(timer);
 
 	if (slot->cloned) { /* the handshake is complete */
-		complete(slot, (__u64)skc, request_since(skc));
+		complete(slot, request_since(skc));
 		return;
 	}
 	if (!describe_mini(&change, skc, (__u64)timer))
 		return;
 	change.since_ns = request_since(skc);
-	uncount_request(&change, (__u64)skc);
 	slot->mini = (struct finwait_mini){.state = TCP_SYN_RECV, .since_ns = change.since_ns};
 	slot->cancelled = (__u64)timer;
 	change.hints |= FINWAIT_GONE;
@@ -431,7 +399,6 @@ int on_timer_expire_exit(__u64 *ctx)
 	if (!slot || !slot->running || slot->running != (__u64)timer)
 		return 0;
 	slot->running = 0;
-	uncount_request(&slot->run, (__u64)request_of(timer));
 	slot->run.at_ns = bpf_ktime_get_ns();
 	tell(&slot->run);
 	return 0;

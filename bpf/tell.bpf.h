@@ -34,14 +34,22 @@ struct {
 	__type(value, struct finwait_totals);
 } totals SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct finwait_sockets);
+} sockets SEC(".maps");
+
 /* What is wanted. */
 __u64 wanted_netns[FINWAIT_MOST_NETNS] SEC(".data"); /* cookies; none: all */
 __u64 least_ns SEC(".data"); /* in the state that is left */
 __u32 wants SEC(".data"); /* of enum finwait_wants */
+__u32 timers SEC(".data"); /* whether the programs of mini_sockets.bpf.h are attached */
 __u32 wanted_states SEC(".data"); /* bit n: state n is left or reached */
 __u32 local_ports[2] SEC(".data"); /* first and last */
 __u32 peer_ports[2] SEC(".data");
-__u32 room SEC(".data"); /* elements of `totals` */
+__u32 room SEC(".data"); /* elements of `totals` and `sockets` */
 __u8 wanted_family SEC(".data"); /* 0: any */
 
 /* What was lost. */
@@ -93,25 +101,19 @@ static inline int is_wanted(struct finwait_change *change)
 
 /* -- counted */
 
-static inline struct finwait_totals *totals_of(__u64 netns_cookie)
+static inline __u32 place_of(__u64 netns_cookie)
 {
-	struct finwait_totals *found;
-	__u32 place = 1, *known;
+	__u32 place, *known;
 
-	if (!wanted_netns[0] || wanted_netns[1]) {
-		known = bpf_map_lookup_elem(&places, &netns_cookie);
-		if (known) {
-			place = *known;
-		} else {
-			place = __sync_fetch_and_add(&last_place, 1) + 1;
-			if (place >= room || bpf_map_update_elem(&places, &netns_cookie, &place, BPF_NOEXIST))
-				place = 0;
-		}
-	}
-	found = bpf_map_lookup_elem(&totals, &place);
-	if (found && place)
-		found->netns_cookie = netns_cookie;
-	return found;
+	if (wanted_netns[0] && !wanted_netns[1])
+		return 1;
+	known = bpf_map_lookup_elem(&places, &netns_cookie);
+	if (known)
+		return *known;
+	place = __sync_fetch_and_add(&last_place, 1) + 1;
+	if (place >= room || bpf_map_update_elem(&places, &netns_cookie, &place, BPF_NOEXIST))
+		return 0;
+	return place;
 }
 
 /* Four to each power of two; below four, each number its own. */
@@ -142,12 +144,14 @@ static inline __u32 bucket_of(__u64 us)
 /* by: 1, or -1 for a change that has not happened after all */
 static void count(struct finwait_change *change, __s64 by)
 {
-	struct finwait_totals *sums = totals_of(change->netns_cookie);
-	__u32 from = change->from & 15, to = change->to & 15, bucket;
+	__u32 place = place_of(change->netns_cookie), from = change->from & 15, to = change->to & 15, bucket;
+	struct finwait_totals *sums = bpf_map_lookup_elem(&totals, &place);
 	__u64 us;
 
 	if (!sums)
 		return;
+	if (place)
+		sums->netns_cookie = change->netns_cookie;
 	__sync_fetch_and_add(&sums->changes[from * 16 + to], by);
 	if (!change->since_ns)
 		return;
@@ -159,31 +163,34 @@ static void count(struct finwait_change *change, __s64 by)
 }
 
 enum {
-	ORPHANS = 0, /* place in `sockets` */
 	NOBODY = 16, /* no place: a socket that is not there, or in a state that is not counted */
 };
 
-/* A socket that is counted goes from a state to another. */
-static void move(__u64 netns_cookie, __u32 from, __u32 to)
+/* The compiler would leave the mask out where it knows better; the verifier does not. */
+static inline __u32 masked(__u32 state)
 {
-	struct finwait_totals *sums;
-
-	if (!(wants & FINWAIT_WANT_TOTALS))
-		return;
-	sums = totals_of(netns_cookie);
-	if (!sums)
-		return;
-	if (from < NOBODY)
-		__sync_fetch_and_add(&sums->sockets[from & 15], -1);
-	if (to < NOBODY)
-		__sync_fetch_and_add(&sums->sockets[to & 15], 1);
+	asm volatile("" : "+r"(state));
+	return state & 15;
 }
 
-/* A timewait socket in FIN_WAIT2 comes (by: 1) or goes (by: -1). */
-static inline void move_orphan(__u64 netns_cookie, int by)
+/* A full socket goes from a state to another. */
+static inline void move(__u64 netns_cookie, __u32 from, __u32 to)
 {
-	move(netns_cookie, by < 0 ? ORPHANS : NOBODY, by < 0 ? NOBODY : ORPHANS);
-	move(netns_cookie, by < 0 ? TCP_FIN_WAIT2 : NOBODY, by < 0 ? NOBODY : TCP_FIN_WAIT2);
+	struct finwait_sockets *sums;
+	__u32 place;
+
+	if (!(wants & FINWAIT_WANT_SOCKETS))
+		return;
+	place = place_of(netns_cookie);
+	sums = bpf_map_lookup_elem(&sockets, &place);
+	if (!sums)
+		return;
+	if (place)
+		sums->netns_cookie = netns_cookie;
+	if (from != NOBODY)
+		__sync_fetch_and_add(&sums->by_state[masked(from)], -1);
+	if (to != NOBODY)
+		__sync_fetch_and_add(&sums->by_state[masked(to)], 1);
 }
 
 /* -- one by one */
@@ -210,6 +217,13 @@ static void take_back(struct finwait_change *change)
 	if (wants & FINWAIT_WANT_CHANGES && bpf_ringbuf_output(&changes, change, sizeof(*change), BPF_RB_NO_WAKEUP))
 		__sync_fetch_and_add(&lost_changes, 1);
 	change->hints &= ~FINWAIT_BACK;
+}
+
+/* A connection in FIN_WAIT2 has lost its program, and is a timewait socket now. */
+static inline void tell_orphan(struct finwait_change *change)
+{
+	if (wants & FINWAIT_WANT_ORPHANS && bpf_ringbuf_output(&changes, change, sizeof(*change), BPF_RB_NO_WAKEUP))
+		__sync_fetch_and_add(&lost_changes, 1);
 }
 
 #endif

@@ -12,24 +12,26 @@ enum {
 static inline void seed_time_wait(struct sock_common *skc)
 {
 	struct tcp_timewait_sock *tw = bpf_skc_to_tcp_timewait_sock(skc);
+	struct finwait_change change = {.from = TCP_FIN_WAIT2, .to = TCP_FIN_WAIT2};
+	struct finwait_mini mini = {.state = TCP_FIN_WAIT2};
 	__u64 cookie = bpf_get_socket_cookie(skc);
-	struct finwait_mini mini = {};
 
 	if (!tw)
 		return;
-	mini.state = tw->tw_sk.tw_substate;
-	if (mini.state == TCP_FIN_WAIT2 && !bpf_map_update_elem(&minis, &cookie, &mini, BPF_NOEXIST))
-		move_orphan(skc->skc_net.net->net_cookie, 1);
 	if (!time_wait_function)
 		time_wait_function = (__u64)tw->tw_sk.tw_timer.function;
+	if (tw->tw_sk.tw_substate != TCP_FIN_WAIT2)
+		return;
+	if (timers && bpf_map_update_elem(&minis, &cookie, &mini, BPF_NOEXIST) == -E2BIG)
+		__sync_fetch_and_add(&lost_minis, 1);
+	if (wants & FINWAIT_WANT_ORPHANS && describe_mini(&change, skc, 0))
+		tell_orphan(&change);
 }
 
 static inline void seed_request(struct sock_common *skc)
 {
-	struct finwait_change change = {.netns_cookie = skc->skc_net.net->net_cookie};
 	struct tcp_request_sock *request = bpf_skc_to_tcp_request_sock(skc);
 
-	count_request(&change, (__u64)skc);
 	if (request && !request_function)
 		request_function = (__u64)request->req.req.rsk_timer.function;
 }
@@ -43,6 +45,8 @@ static inline void seed_full(struct sock_common *skc)
 
 	if (!address)
 		return;
+	if (life.state == TCP_LISTEN && wants & FINWAIT_WANT_SOCKETS)
+		mark_listener((void *)address, 1);
 	refused = bpf_map_update_elem(&lives, &address, &life, BPF_NOEXIST);
 	if (!refused)
 		move(skc->skc_net.net->net_cookie, NOBODY, life.state);
@@ -64,6 +68,29 @@ int seed_sockets(struct bpf_iter__tcp *ctx)
 		seed_request(skc);
 	else
 		seed_full(skc);
+	return 0;
+}
+
+/* A struct finwait_queue for each listener that has half-open connections. */
+SEC("iter/bpf_map_elem")
+int read_queues(struct bpf_iter__bpf_map_elem *ctx)
+{
+	struct finwait_queue queue = {};
+	struct inet_connection_sock *listener;
+	struct sock_common *skc;
+	struct net *net;
+	__u64 *key = ctx->key;
+
+	if (!key)
+		return 0;
+	listener = (void *)*key;
+	skc = (void *)*key;
+	queue.length = READ(listener, icsk_accept_queue.qlen.counter);
+	if (!queue.length || READ(skc, skc_state) != TCP_LISTEN)
+		return 0;
+	net = READ(skc, skc_net.net);
+	queue.netns_cookie = READ(net, net_cookie);
+	bpf_seq_write(ctx->meta->seq, &queue, sizeof(queue));
 	return 0;
 }
 

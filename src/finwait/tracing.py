@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finwait.query.expression import Filter
-from finwait.query.narrowing import accepted_changes, check_testable, port_range, state_mask
-from finwait.sources.change_columns import batch_of
-from finwait.sources.tcp_events import CHANGE, CHANGES, RING_BYTES, Narrowing, TcpEvents
-from finwait.table.change import Loss, Ready
+from finwait.errors import UsageError
+from finwait.query.evaluate import accepted_rows
+from finwait.query.narrowing import accepted_changes, check_testable, is_exact, port_range, state_mask
+from finwait.sources.change_columns import batch_of, lifetimes_of, totals_of
+from finwait.sources.tcp_events import CHANGE, CHANGES, COUNTS, RING_BYTES, Narrowing, TcpEvents
+from finwait.table.change import Loss, Ready, Summary
 from finwait.table.snapshot import Provenance
-from finwait.tcp.state import TcpState
+from finwait.tcp.state import ALL_STATES, TcpState
 from finwait.wire.bpf_layouts import ENUMS
 
 if TYPE_CHECKING:
@@ -35,13 +37,14 @@ REUSE_ROWS = 16  # behind the end of a TIME_WAIT: other processors may tell some
 
 
 class TraceQuestion:
-    """What is asked. request: where. wanted: which changes. least_us: time in the state that is left. owners: whether to learn
-    who has the sockets. ring_bytes: for changes that were not read yet.
+    """What is asked. request: where. wanted: which changes. least_us: time in the state that is left (of whole lives: from begin to
+    end). owners: whether to learn who has the sockets. ring_bytes: for what was not read yet. tells: CHANGES one by one, LIFETIMES
+    (a connection at its end) or COUNTS (summaries, at the end and every `every_s`).
 
-    Raises UsageError for a filter of what a change does not tell.
-    """  # fmt: skip
+    Raises UsageError for a filter of what a change does not tell, or what is counted in the kernel cannot be tested by.
+    """
 
-    __slots__ = ("least_us", "owners", "request", "ring_bytes", "wanted")
+    __slots__ = ("every_s", "least_us", "owners", "request", "ring_bytes", "tells", "wanted")
 
     def __init__(
         self,
@@ -51,16 +54,22 @@ class TraceQuestion:
         least_us: int = 0,
         owners: bool = True,
         ring_bytes: int = RING_BYTES,
+        tells: int = CHANGES,
+        every_s: float | None = None,
     ) -> None:
         self.request = request
         self.wanted = wanted or Filter()
         check_testable(self.wanted)
+        if tells == COUNTS and not is_exact(self.wanted):
+            raise UsageError("what is counted in the kernel can be chosen by family, ports and states only: {text}", text=self.wanted.text)
         self.least_us = least_us
         self.owners = owners
         self.ring_bytes = ring_bytes
+        self.tells = tells
+        self.every_s = every_s
 
     def narrowing(self) -> Narrowing:
-        """What the kernel checks of it. Ports are left to the second check where a change may not know its own yet."""
+        """What the kernel checks of it. Of whole lives it does not check states."""
         family = self.request.family if self.request.family is not None else self.wanted.family
         return Narrowing(
             family=family,
@@ -72,9 +81,10 @@ class TraceQuestion:
 
 
 class Trace:
-    """Changes from now on, until `stop`, or for `for_s` seconds. sleep: waits that many seconds.
+    """What happens from now on, until `stop`, or for `for_s` seconds. sleep: waits that many seconds.
 
-    Iterate once: Ready, then Batch and Loss. The programs are attached while it is iterated; `provenance` tells what it lacks.
+    Iterate once: Ready, then batches, losses and summaries. The programs are attached while it is iterated; `provenance` tells
+    what it lacks, `lost` how many changes were lost so far.
     """
 
     def __init__(
@@ -92,10 +102,10 @@ class Trace:
         """Read what is there and end."""
         self._stopped = True
 
-    def __iter__(self) -> Iterator[Ready | Batch | Loss]:
+    def __iter__(self) -> Iterator[Ready | Batch | Loss | Summary]:
         question, provenance = self.question, self.provenance
         with TcpEvents(
-            CHANGES,
+            question.tells,
             question.request,
             question.narrowing(),
             provenance.notices,
@@ -104,35 +114,77 @@ class Trace:
         ) as events:
             provenance.netns = events.netns
             provenance.taken_from = time.time()
-            deadline = None if self.for_s is None else time.monotonic() + self.for_s
+            read = self._summaries(events) if question.tells == COUNTS else self._rows(events)
             try:
                 yield Ready(provenance)
-                while not self._stopped and (deadline is None or time.monotonic() < deadline):
-                    left = PAUSE_S if deadline is None else max(deadline - time.monotonic(), 0)
-                    self._sleep(min(PAUSE_S, left))
-                    yield from self._read(events, last=False)
-                yield from self._read(events, last=True)
+                yield from read
             finally:
                 provenance.taken_to = time.time()
 
-    def _read(self, events: TcpEvents, *, last: bool) -> Iterator[Batch | Loss]:
-        records = events.drain(CHANGES)
+    def _looks(self, pause_s: float) -> Iterator[bool]:
+        """After each pause whether it was the last one."""
+        deadline = None if self.for_s is None else time.monotonic() + self.for_s
+        while True:
+            left = pause_s if deadline is None else max(deadline - time.monotonic(), 0)
+            try:
+                self._sleep(min(pause_s, left))
+            except KeyboardInterrupt:  # what is there is told before the end
+                yield True
+                raise
+            last = self._stopped or (deadline is not None and time.monotonic() >= deadline)
+            yield last
+            if last:
+                return
+
+    def _losses(self, events: TcpEvents) -> Iterator[Loss]:
         lost = events.lost()
         if lost != self.lost:
             yield Loss(time.time_ns(), lost - self.lost)
             self.lost = lost
+
+    # -- rows
+
+    def _rows(self, events: TcpEvents) -> Iterator[Batch | Loss]:
+        read = self._changes if self.question.tells == CHANGES else self._lifetimes
+        for last in self._looks(PAUSE_S):
+            records = events.drain(self.question.tells)
+            yield from self._losses(events)
+            now_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+            batch = read(events, records, now_ns, last=last)
+            if batch is not None and batch.length:
+                yield batch
+
+    def _changes(self, events: TcpEvents, records: Array, now_ns: int, *, last: bool) -> Batch | None:
         records = np.concatenate([self._held, records]) if len(self._held) else records
-        if not len(records):
-            return
-        now_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         records, self._held = settle(records, None if last else now_ns - SETTLED_NS)
         if not len(records):
-            return
+            return None
         records = records[np.argsort(records["at_ns"], kind="stable")]
         batch = batch_of(records, time.time_ns() - now_ns, events.netns, events.names)
-        batch = batch.take(accepted_changes(self.question.wanted, batch))
-        if batch.length:
-            yield batch
+        return batch.take(accepted_changes(self.question.wanted, batch))
+
+    def _lifetimes(self, events: TcpEvents, records: Array, now_ns: int, *, last: bool) -> Batch | None:
+        wanted = self.question.wanted
+        if wanted.states != ALL_STATES:
+            numbers = [int(state) for state in wanted.states]
+            records = records[np.isin(records["states"], numbers).any(axis=1) | np.isin(records["to"], numbers)]
+        if not len(records):
+            return None
+        batch = lifetimes_of(records, time.time_ns() - now_ns, events.netns, events.names)
+        return batch.take(accepted_rows(Filter(ALL_STATES, wanted.expression, wanted.family), batch))
+
+    # -- sums
+
+    def _summaries(self, events: TcpEvents) -> Iterator[Summary | Loss]:
+        every_s, pause_s = self.question.every_s, PAUSE_S
+        before, before_ns = events.totals(), time.time_ns()
+        for last in self._looks(pause_s if every_s is None else every_s):
+            if not last and every_s is None:
+                continue
+            yield from self._losses(events)
+            now, now_ns = events.totals(), time.time_ns()
+            yield Summary(before_ns, now_ns, totals_of(now, before, events.netns))
+            before, before_ns = now, now_ns
 
 
 def settle(records: Array, before_ns: int | None) -> tuple[Array, Array]:

@@ -28,12 +28,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from finwait.table.batch import Batch
-    from finwait.table.change import Loss
+    from finwait.table.change import Loss, Summary
     from finwait.tracing import Trace
 
 DESCRIPTION = mark("Follow TCP connections through their states: who changed, when, why, and for how long it had waited.")
 LOST = mark("{count} changes were lost: they came faster than they were read; --buffer gives them more room")
 COLUMNS = ("at", "local", "peer", "process", "pid", "from", "to", "in_from_us", "why", "evidence")
+LIFETIME_COLUMNS = (
+    "at", "local", "peer", "process", "pid", "closed_by", "lasted_us", "bytes_acked", "bytes_received", "rtt_us",
+    "total_retrans", "path",
+)  # fmt: skip
 LEAST_BUFFER, MOST_BUFFER = 1, 1024  # MiB
 
 
@@ -63,6 +67,21 @@ def build_parser() -> CommandParser:
         metavar="MIB",
         help=translate(mark("memory for changes that are not written yet (default: 8)")),
     )
+    group = parser.add_argument_group(translate(mark("what to tell")))
+    kind = group.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--lifetimes",
+        action="store_true",
+        help=translate(mark("one line a connection at its end: its states, bytes, round-trip time, who closed first")),
+    )
+    kind.add_argument(
+        "--summary",
+        action="store_true",
+        help=translate(mark("how many changes of each kind, and how long connections were in each state; counted in the kernel")),
+    )
+    group.add_argument(
+        "--every", type=seconds, metavar="SECONDS", help=translate(mark("a summary so often (default: one at the end)"))
+    )
     group = parser.add_argument_group(translate(mark("output")))
     add_forms(group)
     add_header(group)
@@ -81,6 +100,8 @@ def _buffer(word: str) -> int:
 def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = build_parser().parse(arguments)
+    _check(options)
+    from finwait.sources.tcp_events import CHANGES, COUNTS, LIFETIMES
     from finwait.tracing import Trace, TraceQuestion
 
     question = TraceQuestion(
@@ -89,6 +110,8 @@ def run(arguments: Sequence[str]) -> int:
         least_us=round(options.min_time * 1_000_000),
         owners=options.owners,
         ring_bytes=options.buffer << 20,
+        tells=LIFETIMES if options.lifetimes else COUNTS if options.summary else CHANGES,
+        every_s=options.every,
     )
     trace = Trace(question, for_s=options.for_s)
     writer = _WRITERS[options.form](options, trace)
@@ -101,8 +124,17 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _check(options: Namespace) -> None:
+    if options.every is not None and not options.summary:
+        raise UsageError("--every goes with --summary")
+    if options.every == 0:
+        raise UsageError("--every is a number of seconds above 0")
+    if options.summary and options.count is not None:
+        raise UsageError("--summary has no lines to count; --for ends it")
+
+
 def _follow(trace: Trace, writer: _Writer, most: int | None) -> None:
-    from finwait.table.change import Loss, Ready
+    from finwait.table.change import Loss, Ready, Summary
 
     left = most
     for item in trace:
@@ -110,6 +142,8 @@ def _follow(trace: Trace, writer: _Writer, most: int | None) -> None:
             writer.begin()
         elif isinstance(item, Loss):
             writer.lose(item)
+        elif isinstance(item, Summary):
+            writer.sum_up(item)
         else:
             batch = item if left is None else item.head(left)
             writer.write(batch)
@@ -121,17 +155,24 @@ def _follow(trace: Trace, writer: _Writer, most: int | None) -> None:
 
 
 class _Writer:
-    """Writes what a trace yields. The calls come in this order: begin, then write and lose, then end."""
+    """Writes what a trace yields. The calls come in this order: begin, then write, sum_up and lose, then end."""
 
     def __init__(self, options: Namespace, trace: Trace) -> None:
         self.options = options
         self.trace = trace
+        self.begun = False
 
     def begin(self) -> None:
         """Everything is attached."""
+        self.begun = True
 
     def write(self, batch: Batch) -> None:
-        """Changes."""
+        """Changes, or whole lives."""
+        raise NotImplementedError
+
+    def sum_up(self, summary: Summary) -> None:
+        """What was counted."""
+        raise NotImplementedError
 
     def lose(self, loss: Loss) -> None:
         """Changes that are not told."""
@@ -147,42 +188,72 @@ class _TextWriter(_Writer):
         from finwait.render.rows import RowRenderer
         from finwait.render.style import style_of
 
-        request = self.options
-        columns = (*COLUMNS[:1], "netns", *COLUMNS[1:]) if request.all_netns or len(request.netns) > 1 else COLUMNS
+        super().begin()
+        self.style = style_of(sys.stdout, self.options.color, os.environ)
+        self.with_netns = self.options.all_netns or len(self.options.netns) > 1
+        if self.options.summary:
+            return
+        columns = LIFETIME_COLUMNS if self.options.lifetimes else COLUMNS
+        if self.with_netns:
+            columns = (*columns[:1], "netns", *columns[1:])
         if not self.options.owners:
             columns = tuple(name for name in columns if name not in {"process", "pid"})
         self.rows = RowRenderer(columns, encoding=sys.stdout.encoding or "ascii")
-        style = style_of(sys.stdout, self.options.color, os.environ)
-        output.write_chunks(self.rows.render([], style, header=self.options.header))
+        output.write_chunks(self.rows.render([], self.style, header=self.options.header))
 
     def write(self, batch: Batch) -> None:
+        if self.options.lifetimes:
+            from finwait.render.lifetimes import with_readable_paths
+
+            batch = with_readable_paths(batch)
         output.write_chunks([self.rows.lines(batch)])
+
+    def sum_up(self, summary: Summary) -> None:
+        from finwait.render.trace_summary import render_summary
+
+        output.write_lines([*render_summary(summary, self.style, with_netns=self.with_netns), ""])
 
 
 class _CsvWriter(_Writer):
     def begin(self) -> None:
-        from finwait.table.change import CHANGE_NAMES
-
+        super().begin()
         if self.options.header:
-            output.write_csv([CHANGE_NAMES])
+            output.write_csv([self._names()])
+
+    def _names(self) -> tuple[str, ...]:
+        from finwait.render.trace_summary import SUMMARY_NAMES
+        from finwait.table.change import CHANGE_NAMES, LIFETIME_NAMES
+
+        if self.options.summary:
+            return SUMMARY_NAMES
+        return (*LIFETIME_NAMES, "path") if self.options.lifetimes else CHANGE_NAMES
 
     def write(self, batch: Batch) -> None:
         from finwait.render.lists import list_csv
-        from finwait.table.change import CHANGE_NAMES
 
-        output.write_csv(list_csv(iter([batch]), CHANGE_NAMES, header=False))
+        output.write_csv(list_csv(iter([batch]), self._names(), header=False))
+
+    def sum_up(self, summary: Summary) -> None:
+        from finwait.render.trace_summary import summary_rows
+
+        output.write_csv(summary_rows(summary))
 
 
 class _NdjsonWriter(_Writer):
     def begin(self) -> None:
         from finwait.render.change_lines import ready_document
 
+        super().begin()
         output.write_json(ready_document(self.trace.provenance))
 
     def write(self, batch: Batch) -> None:
-        from finwait.render.change_lines import change_lines
+        output.write_chunks([_json_lines(batch, self.options)])
 
-        output.write_chunks([change_lines(batch)])
+    def sum_up(self, summary: Summary) -> None:
+        from finwait.render.trace_summary import summary_documents
+
+        for document in summary_documents(summary):
+            output.write_json(document)
 
     def lose(self, loss: Loss) -> None:
         from finwait.render.change_lines import loss_document
@@ -192,31 +263,46 @@ class _NdjsonWriter(_Writer):
     def end(self) -> None:
         from finwait.render.change_lines import end_document
 
-        output.write_json(end_document(self.trace.provenance, self.trace.lost))
+        if self.begun:
+            output.write_json(end_document(self.trace.provenance, self.trace.lost))
+
+
+def _json_lines(batch: Batch, options: Namespace) -> bytes:
+    from finwait.render.change_lines import change_lines, lifetime_lines
+
+    return lifetime_lines(batch) if options.lifetimes else change_lines(batch)
 
 
 class _JsonWriter(_Writer):
-    """One document; what was lost stands among its changes."""
+    """One document; what was lost stands among its rows."""
 
     def begin(self) -> None:
         from finwait.render.change_lines import TRACE_SCHEMA
 
+        super().begin()
         self.before = b"\n "
         output.write_chunks([f'{{"schema": "{TRACE_SCHEMA}", "rows": ['.encode()])
 
     def write(self, batch: Batch) -> None:
-        from finwait.render.change_lines import change_lines
+        self._add(_json_lines(batch, self.options).rstrip(b"\n").replace(b"\n", b",\n "))
 
-        lines = change_lines(batch).rstrip(b"\n").replace(b"\n", b",\n ")
-        output.write_chunks([self.before, lines])
-        self.before = b",\n "
+    def sum_up(self, summary: Summary) -> None:
+        from json import dumps
+
+        from finwait.render.trace_summary import summary_documents
+
+        for document in summary_documents(summary):
+            self._add(dumps(document).encode())
 
     def lose(self, loss: Loss) -> None:
         from json import dumps
 
         from finwait.render.change_lines import loss_document
 
-        output.write_chunks([self.before, dumps(loss_document(loss)).encode()])
+        self._add(dumps(loss_document(loss)).encode())
+
+    def _add(self, rows: bytes) -> None:
+        output.write_chunks([self.before, rows])
         self.before = b",\n "
 
     def end(self) -> None:
@@ -224,8 +310,9 @@ class _JsonWriter(_Writer):
 
         from finwait.render.documents import provenance_document
 
-        end = dumps({"lost": self.trace.lost, **provenance_document(self.trace.provenance)})
-        output.write_chunks([f"\n], {end[1:]}\n".encode()])
+        if self.begun:
+            end = dumps({"lost": self.trace.lost, **provenance_document(self.trace.provenance)})
+            output.write_chunks([f"\n], {end[1:]}\n".encode()])
 
 
 _WRITERS: dict[str | None, type[_Writer]] = {

@@ -73,6 +73,15 @@ def _range_of(node: Node, side: str) -> tuple[int, int]:
     return ALL_PORTS
 
 
+def is_exact(wanted: Filter) -> bool:
+    """Whether `port_range`, `state_mask` and the family say all that the filter does."""
+    return all(
+        (isinstance(node, HostTest) and node.address is None and node.port is not None)
+        or (isinstance(node, Comparison) and node.column in {"local_port", "peer_port"} and node.operator != "!=" and isinstance(node.value, int))
+        for node in _conditions(wanted.expression)
+    )  # fmt: skip
+
+
 def accepted_changes(wanted: Filter, batch: Batch) -> Mask:
     """A mask of the changes in `batch` that `wanted` accepts."""
     import numpy as np

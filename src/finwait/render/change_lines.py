@@ -14,7 +14,7 @@ import numpy as np
 from finwait.render.digits import BLANK, right_aligned_numbers, six_digits
 from finwait.render.documents import provenance_document
 from finwait.table.cells import NAME_OF, format_time
-from finwait.table.change import CHANGE_NAMES
+from finwait.table.change import CHANGE_NAMES, LIFETIME_NAMES
 from finwait.table.columns import ADDRESS, DECLARATION_BY_NAME, TEXT, TIME
 
 TYPE_CHECKING = False
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from finwait.table.batch import Array, Batch, ColumnData
     from finwait.table.change import Loss
-    from finwait.table.snapshot import Provenance
+    from finwait.table.snapshot import Cell, Provenance
 
 TRACE_SCHEMA = "finwait.trace/1"
 _NULL = b"null"
@@ -31,13 +31,33 @@ _NULL = b"null"
 
 def change_lines(batch: Batch) -> bytes:
     """The changes of `batch`, one JSON object a line, with the keys of CHANGE_NAMES."""
+    return _joined([*_members(batch, "change", CHANGE_NAMES), b"}\n"], batch.length)
+
+
+def lifetime_lines(batch: Batch) -> bytes:
+    """Whole connections, one JSON object a line, with the keys of LIFETIME_NAMES, and ``path``: states with their times."""
+    path = batch.column("path")
+    cells = [dumps(path_document(text)).encode() for text in path.dictionary or ()]
+    parts = [*_members(batch, "lifetime", LIFETIME_NAMES), b', "path": ', _table(cells)[path.values], b"}\n"]
+    return _joined(parts, batch.length)
+
+
+def path_document(path: str) -> list[dict[str, Cell]]:
+    """The states of a path with the time spent in each; null in the last one, and where the begin was not seen."""
+    words = [*path.split(" "), "-1"]
+    return [
+        {"state": state, "us": None if us == "-1" else int(us)}
+        for state, us in zip(words[::2], words[1::2], strict=True)
+    ]
+
+
+def _members(batch: Batch, kind: str, names: Sequence[str]) -> list[bytes | Array]:
     parts: list[bytes | Array] = []
-    before = f'{{"schema": "{TRACE_SCHEMA}", "type": "change"'
-    for name in CHANGE_NAMES:
+    before = f'{{"schema": "{TRACE_SCHEMA}", "type": "{kind}"'
+    for name in names:
         parts += [f'{before}, "{name}": '.encode(), _block(batch, name)]
         before = ""
-    parts.append(b"}\n")
-    return _joined(parts, batch.length)
+    return parts
 
 
 def loss_document(loss: Loss) -> dict[str, object]:
@@ -70,7 +90,7 @@ def _block(batch: Batch, name: str) -> Array:
     """Column `name` as JSON values, a row each, zero bytes behind."""
     column, data = DECLARATION_BY_NAME[name], batch.column(name)
     if column.kind == TIME:
-        return _timestamps(data.values)
+        return _with_nulls(_timestamps(data.values), data)
     if column.kind == ADDRESS:
         keys = np.concatenate([data.values, batch.column("family").values[:, None]], axis=1)
         return _addresses(np.ascontiguousarray(keys), data)

@@ -8,9 +8,10 @@ import numpy as np
 
 from finwait.sources.bpf_table import ip_versions
 from finwait.table.batch import Batch, ColumnData
-from finwait.table.change import EVIDENCE
+from finwait.table.change import EVIDENCE, Times, Totals
+from finwait.table.snapshot import Netns
 from finwait.tcp.causes import Seen, find_cause
-from finwait.tcp.state import TcpState
+from finwait.tcp.state import LIFE_ORDER, TcpState
 from finwait.wire.bpf_layouts import ENUMS
 
 TYPE_CHECKING = False
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from finwait.table.batch import Array
-    from finwait.table.snapshot import Netns
 
 _HINTS = {
     "rst_received": ENUMS["FINWAIT_RST_RECEIVED"],
@@ -68,6 +68,90 @@ def batch_of(
         "evidence": ColumnData(records["evidence"].astype("i4"), None, EVIDENCE),
     }
     return Batch(len(records), columns)
+
+
+def lifetimes_of(
+    records: Array,
+    clock_ns: int,
+    netns: Sequence[Netns],
+    names_of: Callable[[Iterable[int]], Mapping[int, str]],
+) -> Batch:
+    """Records of whole connections as a batch: of their last change, with the columns of LIFETIME_NAMES and ``path``."""
+    batch = batch_of(records, clock_ns, netns, names_of)
+    at, began = records["at_ns"].astype(np.int64), records["begins_ns"][:, 0].astype(np.int64)
+    states = records["states"]
+    columns = {
+        "began": ColumnData(began + clock_ns, began != 0),
+        "lasted_us": ColumnData((at - began) // 1000, began != 0),
+        "opened_by": _first_of(states, {TcpState.SYN_SENT: "local", TcpState.SYN_RECV: "peer"}, places=1),
+        "closed_by": _first_of(states, {TcpState.FIN_WAIT1: "local", TcpState.CLOSE_WAIT: "peer"}),
+        "path": _paths(records),
+        "bytes_acked": ColumnData(np.ascontiguousarray(records["bytes_acked"])),
+        "bytes_received": ColumnData(np.ascontiguousarray(records["bytes_received"])),
+        "rtt_us": _where_not_zero(records["srtt_us"]),
+        "total_retrans": ColumnData(np.ascontiguousarray(records["total_retrans"])),
+    }
+    return Batch(batch.length, {**batch.columns, **columns})
+
+
+def _first_of(states: Array, word_by_state: Mapping[TcpState, str], places: int | None = None) -> ColumnData:
+    """The word of the first of the states that each row has, among its first `places`."""
+    words = tuple(word_by_state.values())
+    found = np.full(len(states), -1, dtype="i4")
+    for column in reversed(range(states.shape[1] if places is None else places)):
+        for code, state in enumerate(word_by_state):
+            found[states[:, column] == state] = code
+    return ColumnData(np.maximum(found, 0), found >= 0, words)
+
+
+def _paths(records: Array) -> ColumnData:
+    """``state us state us ... state``: the machine's words; -1 us where the begin of a state was not seen."""
+    begins = np.concatenate([records["begins_ns"].astype(np.int64), np.zeros((len(records), 1), np.int64)], axis=1)
+    counts = (records["states"] != 0).sum(axis=1)
+    begins[np.arange(len(records)), counts] = records["at_ns"].astype(np.int64)
+    spent = np.where(begins[:, :-1] != 0, (begins[:, 1:] - begins[:, :-1]) // 1000, -1).tolist()
+    tokens = [TcpState(number).token if number in TcpState._value2member_map_ else "" for number in range(256)]
+    rows = zip(records["states"].tolist(), spent, counts.tolist(), records["to"].tolist(), strict=True)
+    texts = [
+        " ".join([*(f"{tokens[states[at]]} {times[at]}" for at in range(count)), tokens[to]])
+        for states, times, count, to in rows
+    ]
+    dictionary = tuple(dict.fromkeys(texts))
+    code_by_text = {text: code for code, text in enumerate(dictionary)}
+    return ColumnData(np.asarray([code_by_text[text] for text in texts], dtype="i4"), None, dictionary)
+
+
+def totals_of(now: Array, before: Array, netns: Sequence[Netns]) -> tuple[Totals, ...]:
+    """What was counted between two looks at TOTALS."""
+    known = {one.cookie: one for one in netns}
+    before_by_cookie = {int(one["netns_cookie"]): one for one in before}
+    found = []
+    for element in now:
+        cookie = int(element["netns_cookie"])
+        earlier = before_by_cookie.get(cookie)
+        changes, times, sums = (
+            element[name].astype(np.int64) - (0 if earlier is None else earlier[name].astype(np.int64))
+            for name in ("changes", "times", "time_us")
+        )
+        if changes.any():
+            label = known.get(cookie, Netns(cookie) if cookie else None)
+            found.append(Totals(label, _by_states(changes), _times(times.reshape(16, -1), sums)))
+    return tuple(found)
+
+
+def _by_states(changes: Array) -> dict[tuple[TcpState, TcpState], int]:
+    return {
+        (left, reached): int(changes[left * 16 + reached])
+        for left in LIFE_ORDER
+        for reached in LIFE_ORDER
+        if changes[left * 16 + reached] > 0
+    }
+
+
+def _times(buckets: Array, sums: Array) -> dict[TcpState, Times]:
+    return {
+        state: Times(tuple(buckets[state].tolist()), int(sums[state])) for state in LIFE_ORDER if buckets[state].any()
+    }
 
 
 def _where_not_zero(values: Array) -> ColumnData:

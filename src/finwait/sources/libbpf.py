@@ -24,6 +24,7 @@ MAJOR = 1
 BPF_MAP_TYPE_PERCPU_ARRAY = 6  # include/uapi/linux/bpf.h
 CHUNK_BYTES = 1 << 15  # an iterator's buffer (kernel/bpf/bpf_iter.c, bpf_seq_read)
 MESSAGES_KEPT = 40
+LINK_INFO_BYTES = 16  # union bpf_iter_link_info (include/uapi/linux/bpf.h); it begins with the map's descriptor
 _BATCH = 4096
 _SOURCES_MARK = b"finwait-sources:"
 _MISSES_OFFSET, _PROG_INFO_BYTES = 208, 232  # struct bpf_prog_info (include/uapi/linux/bpf.h): recursion_misses
@@ -57,6 +58,12 @@ _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "bpf_link__destroy": (c_int, (c_void_p,)),
     "bpf_iter_create": (c_int, (c_int,)),
 }
+
+
+class _AttachOptions(ctypes.Structure):
+    """struct bpf_iter_attach_opts (libbpf.h)."""
+
+    _fields_ = (("sz", c_size_t), ("link_info", c_void_p), ("link_info_len", c_uint32))
 
 
 class Libbpf:
@@ -286,13 +293,17 @@ class BpfObject:
         self._check(result, f"bpf_map_lookup_elem {name}")
         return value.raw
 
-    def open_iterator(self, program: str) -> int:
-        """A descriptor that walks what `program` iterates over; iter/tcp in the calling thread's network namespace. It is the
-        caller's to close.
+    def open_iterator(self, program: str, over: str | None = None) -> int:
+        """A descriptor that walks what `program` iterates over: iter/tcp the calling thread's network namespace, iter/bpf_map_elem the
+        map `over`. It is the caller's to close.
         """  # fmt: skip
         library = self._library
         if program not in self._links:
-            link = library.call("bpf_program__attach_iter", self._program(program), None)
+            options = None
+            if over is not None:
+                info = ctypes.create_string_buffer(self.map_descriptor(over).to_bytes(4, sys.byteorder), LINK_INFO_BYTES)
+                options = _AttachOptions(ctypes.sizeof(_AttachOptions), ctypes.addressof(info), LINK_INFO_BYTES)
+            link = library.call("bpf_program__attach_iter", self._program(program), options and byref(options))
             if not link:
                 raise library.failure(ctypes.get_errno(), f"bpf_program__attach_iter {program}")
             self._links[program] = link

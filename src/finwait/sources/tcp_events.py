@@ -7,7 +7,6 @@ ends with the process, however that ends.
 from __future__ import annotations
 
 import os
-import time
 
 import numpy as np
 
@@ -25,16 +24,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
     from collections.abc import Iterable
+    from typing import Any
 
     from finwait.table.batch import Array
+    from finwait.sources.namespaces import Place
     from finwait.table.request import Request, Roots
     from finwait.table.snapshot import Netns, Notice
 
 OBJECT = "trace_tcp"
 CHANGE = np.dtype(numpy_dtype("finwait_change"))  # type: ignore[call-overload]
 LIFETIME = np.dtype(numpy_dtype("finwait_lifetime"))  # type: ignore[call-overload]
+SOCKETS_OF = np.dtype(numpy_dtype("finwait_sockets"))  # type: ignore[call-overload]
 TOTALS = np.dtype(numpy_dtype("finwait_totals"))  # type: ignore[call-overload]
-CHANGES, LIFETIMES, COUNTS = (ENUMS[f"FINWAIT_WANT_{name}"] for name in ("CHANGES", "LIFETIMES", "TOTALS"))
+CHANGES, LIFETIMES, COUNTS, SOCKETS, ORPHANS = (
+    ENUMS[f"FINWAIT_WANT_{name}"] for name in ("CHANGES", "LIFETIMES", "TOTALS", "SOCKETS", "ORPHANS")
+)
 TIME_WAIT_NS = 60_000_000_000  # TCP_TIMEWAIT_LEN (include/net/tcp.h)
 MOST_NETNS = ENUMS["FINWAIT_MOST_NETNS"]
 MOST_PLACES = 1024  # of namespaces that are counted apart
@@ -46,6 +50,7 @@ TIMERS = ("on_timer_start", "on_timer_cancel", "on_timer_expire_entry", "on_time
 RESETS = ("on_tcp_receive_reset", "on_tcp_send_reset")  # they tell why
 CALLS = ("on_sock_send_length", "on_sock_recv_length")  # they tell who; Linux 6.3
 _NAME = Layout("finwait_name")
+_QUEUE = Layout("finwait_queue")
 
 
 class Narrowing:
@@ -75,8 +80,9 @@ class TcpEvents:
     """The programs attached, what is there walked over. netns: the namespaces that are watched. Close it; it is a context
     manager.
 
-    wants: CHANGES, LIFETIMES, COUNTS, one or more. request: which namespaces. owners: whether to learn who has the sockets.
-    ring: bytes for what was not read yet.
+    wants: CHANGES, LIFETIMES, COUNTS, SOCKETS, ORPHANS, one or more. request: which namespaces. owners: whether to learn who has the sockets.
+    timers: whether to follow mini-sockets by their timers; without, half-open connections are inferred from what became of them, and
+    what follows a FIN-WAIT-2 without a program, or TIME-WAIT, is not told. ring: bytes for what was not read yet.
 
     Raises NotSupported, NotPermitted, SourceError.
     """  # fmt: skip
@@ -89,18 +95,25 @@ class TcpEvents:
         notices: list[Notice],
         *,
         owners: bool = True,
+        timers: bool = True,
         ring: int = RING_BYTES,
     ) -> None:
         self.wants = wants
+        self.timers = timers
         self.netns: list[Netns] = []
+        self.places: list[Place] = []
         self._places = MOST_PLACES if request.all_netns else len(request.netns) + 1
         tells = wants & (CHANGES | LIFETIMES)
-        self.programs = (*STATES, *TIMERS, *(RESETS if tells else ()), *(CALLS if tells and owners else ()))
-        without = tuple(name for name in (*RESETS, *CALLS) if name not in self.programs)
+        self.programs = (*STATES, *(TIMERS if timers else ()), *(RESETS if tells else ()), *(CALLS if tells and owners else ()))
+        without = tuple(name for name in (*TIMERS, *RESETS, *CALLS) if name not in self.programs)
         self._rings: dict[int, RingBuffer] = {}
         self._object = BpfObject(OBJECT, self._rooms(request, ring_bytes(ring)), without=without)
         try:
-            for want, name, record in ((CHANGES, "changes", CHANGE), (LIFETIMES, "lifetimes", LIFETIME)):
+            for want, name, record in (
+                (CHANGES, "changes", CHANGE),
+                (ORPHANS, "changes", CHANGE),
+                (LIFETIMES, "lifetimes", LIFETIME),
+            ):
                 if wants & want:
                     self._rings[want] = RingBuffer(self._object.map_descriptor(name), ring_bytes(ring), record)
             self._begin(request, narrowing, notices, owners=bool(tells) and owners)
@@ -112,11 +125,12 @@ class TcpEvents:
         """Elements of each map, bytes of each ring; next to nothing for what is not wanted."""
         sockets = max(LEAST_LIVES, 1 << (2 * allocated_sockets(request.roots.proc)).bit_length())
         return {
-            "changes": ring if self.wants & CHANGES else LEAST_BYTES,
+            "changes": ring if self.wants & (CHANGES | ORPHANS) else LEAST_BYTES,
             "lifetimes": ring if self.wants & LIFETIMES else LEAST_BYTES,
             "lives": sockets,
             "paths": sockets if self.wants & LIFETIMES else 1,
             "totals": self._places + 1 if self.wants & COUNTS else 1,
+            "sockets": self._places + 1 if self.wants & SOCKETS else 1,
         }
 
     def _begin(self, request: Request, narrowing: Narrowing, notices: list[Notice], *, owners: bool) -> None:
@@ -130,11 +144,12 @@ class TcpEvents:
             for place, (walk, diag) in visit_places(request, enter, notices):
                 walks.append(walk)
                 self.netns.append(netns_of(diag, place.name, place.inode))
+                self.places.append(place)
                 diag.close()
             if not request.all_netns and any(netns.cookie is None for netns in self.netns):
                 raise NotSupported("this kernel does not tell a network namespace's cookie (Linux 5.14 or later)")
             wanted = self._wanted(narrowing, request)
-            self._write(wanted)
+            self._object.write_section(".data", globals_section(OBJECT, ".data", wanted))
             for program in self.programs:
                 self._object.attach(program)
             while walks:
@@ -144,16 +159,13 @@ class TcpEvents:
                 os.close(walk)
         if owners:
             self.learn_owners()
-        self._write(wanted | {"steady_ns": time.clock_gettime_ns(time.CLOCK_MONOTONIC)})
-
-    def _write(self, wanted: dict[str, int | tuple[int, ...]]) -> None:
-        self._object.write_section(".data", globals_section(OBJECT, ".data", wanted))
 
     def _wanted(self, narrowing: Narrowing, request: Request) -> dict[str, int | tuple[int, ...]]:
         cookies = tuple(netns.cookie for netns in self.netns if netns.cookie)
         level, inode = _reader_pid_namespace(request.roots)
         return {
             "wants": self.wants,
+            "timers": self.timers,
             "wanted_netns": () if request.all_netns or len(cookies) > MOST_NETNS else cookies,
             "least_ns": narrowing.least_ns,
             "wanted_states": narrowing.states,
@@ -178,13 +190,30 @@ class TcpEvents:
         """An array of TOTALS, an element for each namespace that something was counted in; of those that found no room together
         the cookie is 0.
         """  # fmt: skip
-        found = b"".join(self._object.read_element("totals", place) for place in range(self._places + 1))
-        by_processor = np.frombuffer(found, dtype=TOTALS).reshape(self._places + 1, -1)
-        elements = np.zeros(self._places + 1, dtype=TOTALS)
-        elements["netns_cookie"] = by_processor["netns_cookie"].max(axis=1)
-        for name in TOTALS.names[1:]:  # type: ignore[index]
-            elements[name] = by_processor[name].sum(axis=1)
+        elements = self._sums("totals", TOTALS)
         return elements[(elements["netns_cookie"] != 0) | elements["changes"].any(axis=1)]
+
+    def sockets(self) -> Array:
+        """An array of SOCKETS_OF, an element for each namespace that has full sockets."""
+        elements = self._sums("sockets", SOCKETS_OF)
+        return elements[elements["netns_cookie"] != 0]
+
+    def _sums(self, name: str, record: np.dtype[Any]) -> Array:
+        """The elements of a map of which each processor has its own."""
+        found = b"".join(self._object.read_element(name, place) for place in range(self._places + 1))
+        by_processor = np.frombuffer(found, dtype=record).reshape(self._places + 1, -1)
+        elements = np.zeros(self._places + 1, dtype=record)
+        elements["netns_cookie"] = by_processor["netns_cookie"].max(axis=1)
+        for field in (record.names or ())[1:]:
+            elements[field] = by_processor[field].sum(axis=1)
+        return elements
+
+    def queues(self) -> dict[int, int]:
+        """Half-open connections of all listeners by their namespace's cookie; of SOCKETS."""
+        found: dict[int, int] = {}
+        for cookie, length in _QUEUE.records(drain(self._object.open_iterator("read_queues", "listeners"))):
+            found[cookie] = found.get(cookie, 0) + length
+        return found
 
     def names(self, tgids: Iterable[int]) -> dict[int, str]:
         """The names of those of the processes that are known."""
@@ -201,7 +230,7 @@ class TcpEvents:
         """  # fmt: skip
         content = self._object.read_section(".bss")
         counted = sum(global_value(OBJECT, content, name) for name in ("lost_changes", "lost_lives", "lost_minis"))
-        return counted + sum(self._object.missed_runs(program) for program in (*STATES, *TIMERS))
+        return counted + sum(self._object.missed_runs(program) for program in self.programs if program in (*STATES, *TIMERS))
 
     def close(self) -> None:
         """Detach everything."""

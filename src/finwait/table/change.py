@@ -9,15 +9,19 @@ from finwait.table.cells import cells_of
 from finwait.tcp.state import TcpState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from finwait.table.batch import Batch
-    from finwait.table.snapshot import Provenance
+    from finwait.table.snapshot import Netns, Provenance
 
 # The columns that a change has, in the order of docs/schemas/finwait.trace-1.json.
 CHANGE_NAMES = (
     "at", "netns", "cookie", "family", "local_address", "local_port", "peer_address", "peer_port", "from", "to", "in_from_us",
     "why", "error", "evidence", "pid", "process",
+)  # fmt: skip
+LIFETIME_NAMES = (
+    "at", "netns", "cookie", "family", "local_address", "local_port", "peer_address", "peer_port", "opened_by", "closed_by",
+    "began", "lasted_us", "to", "why", "error", "bytes_acked", "bytes_received", "rtt_us", "total_retrans", "pid", "process",
 )  # fmt: skip
 EVENT, LOOKUP, INFERRED = "event", "lookup", "inferred"  # evidence
 EVIDENCE = (EVENT, INFERRED, LOOKUP)  # enum finwait_evidence of bpf/changes.bpf.h, and what is found without BPF
@@ -76,3 +80,64 @@ def changes_of(batch: Batch) -> Iterator[StateChange]:
         for name in names
     ]
     return (StateChange(*row) for row in zip(*cells, strict=True))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How long connections were in a state that they have left. counts: by bucket, four to each power of two of microseconds.
+    total_us: the sum. Only those whose begin was seen.
+    """  # fmt: skip
+
+    counts: tuple[int, ...]
+    total_us: int
+
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return sum(self.counts)
+
+    @property
+    def mean_us(self) -> float | None:
+        """Their mean; None of nothing."""
+        return self.total_us / self.count if self.count else None
+
+    def percentile_us(self, percent: float) -> int | None:
+        """A time that so many percent did not exceed, less than a quarter above the true one; None of nothing."""
+        wanted = max(-(-self.count * percent // 100), 1)
+        passed = 0
+        for bucket, count in enumerate(self.counts):
+            passed += count
+            if passed >= wanted and self.count:
+                return bucket_end_us(bucket)
+        return None
+
+
+def bucket_end_us(bucket: int) -> int:
+    """The longest time in whole microseconds that falls into `bucket` (bpf/tell.bpf.h, bucket_of)."""
+    if bucket < 4:
+        return bucket
+    power, quarter = divmod(bucket, 4)
+    return ((quarter + 5) << (power - 1)) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What happened in a namespace. changes: how many by (from, to). times: by the state that was left."""
+
+    netns: Netns | None
+    changes: Mapping[tuple[TcpState, TcpState], int]
+    times: Mapping[TcpState, Times]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What happened between two moments. from_ns, to_ns: since the epoch. totals: of each namespace where anything did."""
+
+    from_ns: int
+    to_ns: int
+    totals: tuple[Totals, ...]
+
+    @property
+    def seconds(self) -> float:
+        """For how long."""
+        return (self.to_ns - self.from_ns) / 1e9

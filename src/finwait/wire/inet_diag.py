@@ -13,7 +13,9 @@ from finwait.wire.netlink import (
     NLMSG_HDRLEN,
     align,
     build_attribute,
+    NLM_F_REQUEST,
     build_dump_request,
+    build_message,
     parse_attributes,
     parse_messages,
 )
@@ -64,6 +66,9 @@ _NLA_TYPE = Struct("=H")  # behind nla_len
 _LIKE_MD5SIG = tuple(_NLA_TYPE.pack(INET_DIAG_MD5SIG) + bytes([family]) for family in (AF_INET, AF_INET6))
 
 _REQ_V2 = Struct("=BBBBI48x")  # sdiag_family, sdiag_protocol, idiag_ext, pad, idiag_states, id
+_REQ_V2_BEGIN = 8
+_SOCKID = Struct("!HH16s16sI8s")  # struct inet_diag_sockid: ports, addresses, interface, cookie
+NO_COOKIE = b"\xff" * 8  # INET_DIAG_NOCOOKIE
 _REQ = Struct("=BBBB48xII")  # idiag_family, idiag_src_len, idiag_dst_len, idiag_ext, id, idiag_states, idiag_dbs
 
 
@@ -80,6 +85,19 @@ def build_tcp_dump(
         return build_dump_request(TCPDIAG_GETSOCK, payload, attributes, sequence)
     payload = _REQ_V2.pack(family, IPPROTO_TCP, extensions, 0, states)
     return build_dump_request(SOCK_DIAG_BY_FAMILY, payload, attributes, sequence)
+
+
+def build_tcp_lookup(
+    family: int, local: tuple[bytes, int], peer: tuple[bytes, int], states: int = ALL_STATES_MASK, sequence: int = 1
+) -> bytes:
+    """A request for the one socket of these two ends, whatever its cookie: no walk. Addresses have 4 or 16 bytes.
+
+    Where no connection has these ends, the kernel answers with the listener that would take it.
+    """
+    payload = _REQ_V2.pack(family, IPPROTO_TCP, 0, 0, states)[:_REQ_V2_BEGIN] + _SOCKID.pack(
+        local[1], peer[1], local[0].ljust(16, b"\0"), peer[0].ljust(16, b"\0"), 0, NO_COOKIE
+    )
+    return build_message(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, payload, sequence)
 
 
 def socket_messages(datagram: memoryview) -> bytes:

@@ -1,0 +1,175 @@
+"""Counts by state that the kernel keeps up to date: a reading costs no walk, whatever the number of sockets.
+
+Full sockets are counted by bpf/trace_tcp.bpf.c, each with a mark, so that the one walk at the beginning and the changes meanwhile
+count none twice. Timewait sockets have no mark; /proc/net/sockstat knows their sum (net/ipv4/proc.c: tw), and those in FIN-WAIT-2
+among them are told when they lose their program and looked up one by one since. Half-open connections are the lengths of the
+listeners' queues.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from finwait.errors import NotPermitted, SourceError
+from finwait.sources.namespaces import open_inside
+from finwait.sources.sock_diag import open_diag_socket
+from finwait.sources.tcp_events import SOCKETS, ORPHANS, Narrowing, TcpEvents
+from finwait.table.snapshot import Group, Notice, Provenance, Snapshot
+from finwait.tcp.state import LIFE_ORDER, TcpState
+from finwait.text.messages import mark
+from finwait.wire.inet_diag import AF_INET, COOKIE, STATE, build_tcp_lookup
+from finwait.wire.netlink import NLMSG_ERROR, parse_messages
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+    from collections.abc import Mapping
+
+    from finwait.sources.namespaces import Place
+    from finwait.table.batch import Array
+    from finwait.table.request import Request
+
+LOOKUPS = 32  # of one reading: about half a millisecond
+RING_BYTES = 1 << 20
+ORPHANS_LOST = mark("{count} connections in FIN-WAIT-2 lost their program unseen: they are counted as TIME-WAIT")
+SPLIT = mark("of {count} connections counted as FIN-WAIT-2 some may be in TIME-WAIT by now: {looked_up} are looked up at a time")
+CLOSED_NOT_COUNTED = mark("CLOSED sockets (bound, not connected) are not counted while they are watched")
+_FULL = tuple(state for state in LIFE_ORDER if state not in {TcpState.TIME_WAIT, TcpState.CLOSE})
+
+
+class Tally:
+    """What `request` asks for (namespaces), counted from now on. Close it; it is a context manager.
+
+    Raises NotSupported, NotPermitted, SourceError.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.notices: list[Notice] = []
+        self._request = request
+        self._events = TcpEvents(
+            SOCKETS | ORPHANS, request, Narrowing(), self.notices, owners=False, timers=False, ring=RING_BYTES
+        )
+        self._parts: dict[int, _Part] = {}
+        try:
+            for place, netns in zip(self._events.places, self._events.netns, strict=True):
+                self._parts[netns.cookie or 0] = _Part(place)
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self) -> Snapshot:
+        """How many sockets are in each state now."""
+        provenance = Provenance("bpf", host=os.uname().nodename, netns=self._events.netns, taken_from=time.time())
+        for notice in self.notices:
+            provenance.add_notice(notice)
+        counts = dict.fromkeys(LIFE_ORDER, 0)
+        self._count_full(counts)
+        self._add_orphans()
+        for part in self._parts.values():
+            orphans = part.count_orphans(provenance)
+            timewait = part.read_timewait()
+            orphans = min(orphans, timewait)
+            counts[TcpState.FIN_WAIT2] += orphans
+            counts[TcpState.TIME_WAIT] += timewait - orphans
+        lost = self._events.lost()
+        if lost:
+            provenance.add_notice(Notice("orphans_lost", ORPHANS_LOST, missing="fin_wait_2", arguments={"count": lost}))
+        provenance.add_notice(Notice("closed_not_counted", CLOSED_NOT_COUNTED, missing="closed"))
+        provenance.taken_to = time.time()
+        groups = [Group((state.token,), counts[state]) for state in LIFE_ORDER]
+        return Snapshot(("state",), groups, sum(counts.values()), provenance)
+
+    def _count_full(self, counts: dict[TcpState, int]) -> None:
+        for element in self._events.sockets():
+            if int(element["netns_cookie"]) in self._parts:
+                for state in _FULL:
+                    counts[state] += int(element["by_state"].astype("i8")[state])
+        for cookie, length in self._events.queues().items():
+            if cookie in self._parts:
+                counts[TcpState.SYN_RECV] += length
+
+    def _add_orphans(self) -> None:
+        for record in self._events.drain(ORPHANS):
+            part = self._parts.get(int(record["netns_cookie"]))
+            if part is not None:
+                part.add_orphan(record)
+
+    def close(self) -> None:
+        """Detach everything."""
+        for part in self._parts.values():
+            part.close()
+        self._parts.clear()
+        self._events.close()
+
+    def __enter__(self) -> Tally:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Part:
+    """What is read of one namespace beside the kernel's own counts."""
+
+    def __init__(self, place: Place) -> None:
+        self._sockstat, self._diag = open_inside(place, _open_both)
+        self._lookups: dict[int, bytes] = {}  # request by cookie, of connections in FIN-WAIT-2 without a program
+
+    def read_timewait(self) -> int:
+        """All timewait sockets: TIME-WAIT, and FIN-WAIT-2 without a program."""
+        words = os.pread(self._sockstat, 4096, 0).decode("ascii", "replace").split("TCP: ", 1)[-1].split()
+        return int(words[words.index("tw") + 1])
+
+    def add_orphan(self, record: Array) -> None:
+        """A connection that has lost its program."""
+        family = int(record["family"])
+        length = 4 if family == AF_INET else 16
+        local, peer = (bytes(record[name][:length]) for name in ("local_address", "peer_address"))
+        ends = (local, int(record["local_port"])), (peer, int(record["peer_port"]))
+        self._lookups[int(record["cookie"])] = build_tcp_lookup(family, *ends)
+
+    def count_orphans(self, provenance: Provenance) -> int:
+        """How many there still are, as far as the look-ups of one reading reach."""
+        for cookie in list(self._lookups)[:LOOKUPS]:
+            request = self._lookups.pop(cookie)
+            if _is_in_fin_wait_2(self._diag, request, cookie):
+                self._lookups[cookie] = request  # behind the others: each has its turn
+        if len(self._lookups) > LOOKUPS:
+            arguments = {"count": len(self._lookups), "looked_up": LOOKUPS}
+            provenance.add_notice(Notice("timewait_split", SPLIT, missing="fin_wait_2", arguments=arguments))
+        return len(self._lookups)
+
+    def close(self) -> None:
+        """Close both."""
+        os.close(self._sockstat)
+        self._diag.close()
+
+
+def _open_both() -> tuple[int, socket]:
+    diag = open_diag_socket()
+    try:
+        return os.open("/proc/thread-self/net/sockstat", os.O_RDONLY | os.O_CLOEXEC), diag
+    except OSError as error:
+        diag.close()
+        kind = NotPermitted if isinstance(error, PermissionError) else SourceError
+        raise kind("cannot read {path}: {reason}", path="/proc/net/sockstat", reason=os.strerror(error.errno or 0)) from error
+
+
+def _is_in_fin_wait_2(diag: socket, request: bytes, cookie: int) -> bool:
+    diag.send(request)
+    answer = diag.recv(1 << 12)
+    kind = next(parse_messages(memoryview(answer)))[0]
+    if kind == NLMSG_ERROR:
+        return False
+    found = int.from_bytes(answer[COOKIE : COOKIE + 8], "little")
+    return found == cookie and answer[STATE] == TcpState.FIN_WAIT2
+
+
+def differences(counted: Mapping[str, int], walked: Mapping[str, int]) -> dict[str, int]:
+    """By state how many more were counted than a walk has found, where it is not the same number."""
+    return {
+        state: counted[state] - walked[state]
+        for state in walked
+        if state in counted and counted[state] != walked[state] and state != TcpState.CLOSE.token
+    }
