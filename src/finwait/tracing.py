@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finwait.query.expression import Filter
 from finwait.errors import UsageError
 from finwait.query.evaluate import accepted_rows
+from finwait.query.expression import Filter
 from finwait.query.narrowing import accepted_changes, check_testable, is_exact, port_range, state_mask
 from finwait.sources.change_columns import batch_of, lifetimes_of, totals_of
 from finwait.sources.tcp_events import CHANGE, CHANGES, COUNTS, RING_BYTES, Narrowing, TcpEvents
@@ -37,9 +37,9 @@ REUSE_ROWS = 16  # behind the end of a TIME_WAIT: other processors may tell some
 
 
 class TraceQuestion:
-    """What is asked. request: where. wanted: which changes. least_us: time in the state that is left (of whole lives: from begin to
-    end). owners: whether to learn who has the sockets. ring_bytes: for what was not read yet. tells: CHANGES one by one, LIFETIMES
-    (a connection at its end) or COUNTS (summaries, at the end and every `every_s`).
+    """What is asked. request: where. wanted: which changes. least_us: time in the state that is left (of whole lives: from
+    begin to end). owners: whether to learn who has the sockets. ring_bytes: for what was not read yet. tells: CHANGES one by
+    one, LIFETIMES (a connection at its end) or COUNTS (summaries, at the end and every `every_s`).
 
     Raises UsageError for a filter of what a change does not tell, or what is counted in the kernel cannot be tested by.
     """
@@ -61,7 +61,10 @@ class TraceQuestion:
         self.wanted = wanted or Filter()
         check_testable(self.wanted)
         if tells == COUNTS and not is_exact(self.wanted):
-            raise UsageError("what is counted in the kernel can be chosen by family, ports and states only: {text}", text=self.wanted.text)
+            raise UsageError(
+                "what is counted in the kernel can be chosen by family, ports and states only: {text}",
+                text=self.wanted.text,
+            )
         self.least_us = least_us
         self.owners = owners
         self.ring_bytes = ring_bytes
@@ -190,8 +193,8 @@ class Trace:
 def settle(records: Array, before_ns: int | None) -> tuple[Array, Array]:
     """(what has happened, what is not known yet) of `records` in the order of the ring.
 
-    The timer of a mini-socket that was deleted may be set anew at once: then the change has not happened. Of such a change it is
-    not known before `before_ns`; None: whatever was not taken back has happened.
+    The timer of a mini-socket that was deleted may be set anew at once: then the change has not happened. Of such a change it
+    is not known before `before_ns`; None: whatever was not taken back has happened.
     """
     hints = records["hints"]
     told = np.ones(len(records), dtype=np.bool_)

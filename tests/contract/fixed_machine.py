@@ -21,6 +21,7 @@ ANSWERS = {
     "bpf_list": NO_BPF,
     "bpf_descriptors": NO_BPF,
     "bpf_owners": NO_BPF,
+    "bpf_trace": NO_BPF,
     "bpf_namespaces": NO_BPF,
 }
 

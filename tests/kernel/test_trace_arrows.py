@@ -1,4 +1,6 @@
-"""Every arrow of TCP's machine under the tracer: each change is told once, in order, as an event, with the cause that the table has."""
+"""Every arrow of TCP's machine under the tracer: each change is told once, in order, as an event, with the cause that the
+table has.
+"""  # fmt: skip
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Every arrow of the machine that can be driven, played under the tracer; a line of JSON each: what the table says, what was told.
+"""Every arrow of the machine that can be driven, played under the tracer; a line of JSON each: what the table says, what was
+told.
 
     python -m tests.kernel.traced_arrows FAMILY    in a namespace of its own
 """
@@ -9,6 +10,7 @@ import json
 import sys
 import time
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,8 +25,10 @@ from finwait.sources.tcp_events import CHANGE, CHANGES, Narrowing, TcpEvents
 from finwait.table.cells import cells_of
 from finwait.table.request import Request
 from finwait.tcp.state import TcpState
-from finwait.tcp.transitions import Transition
 from finwait.tracing import settle
+
+if TYPE_CHECKING:
+    from finwait.tcp.transitions import Transition
 
 PATIENCE_S = 2.0
 FILLER_PORT = 20000  # of the connection that fills an accept queue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 from finwait.api import column_names, count_for, parse
 from finwait.cli.parser import (
@@ -11,6 +12,7 @@ from finwait.cli.parser import (
     FilterParser,
     add_output_options,
     add_source_options,
+    pause,
     request_of,
     whole_number,
 )
@@ -21,11 +23,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Sequence
+    from typing import NoReturn
 
     from finwait.table.snapshot import Snapshot
 
 DESCRIPTION = mark("Count TCP connections by state and tell what each state waits for.")
 STYLES = ("finwait", "ss", "netstat")
+WATCH_S = 2.0
 
 
 def build_parser() -> CommandParser:
@@ -50,6 +54,14 @@ def build_parser() -> CommandParser:
         metavar="[-]COLUMN[,...]",
         help=translate(mark("order of the groups: count or columns of --by, - for descending")),
     )
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=pause,
+        const=WATCH_S,
+        metavar="SECONDS",
+        help=translate(mark("count again and again (default: every 2 seconds)")),
+    )
     add_output_options(parser, STYLES)
     return parser
 
@@ -61,13 +73,54 @@ def run(arguments: Sequence[str]) -> int:
     if options.style == "netstat" and by != ("state",):
         raise UsageError("--style netstat counts by state, not by {by}", by=options.by)
     order = _order(options.sort, by)
-    snapshot = _count(options, by)
+    if options.watch is not None:
+        _watch(options, by, order)
+    _write(_sorted(_count(options, by), by, order), options)
+    return 0
+
+
+def _sorted(snapshot: Snapshot, by: tuple[str, ...], order: tuple[tuple[str, bool], ...]) -> Snapshot:
     if order:
         from finwait.query.groups import sorted_groups
 
         snapshot.groups = sorted_groups(snapshot.groups, by, order)
-    _write(snapshot, options)
-    return 0
+    return snapshot
+
+
+def _watch(options: Namespace, by: tuple[str, ...], order: tuple[tuple[str, bool], ...]) -> NoReturn:
+    """Write counts until interrupted; each begins where the last one did on a terminal, else behind it."""
+    if options.record is not None or options.read is not None:
+        raise UsageError("--watch counts this host; it does not go with --read or --record")
+    from finwait.watching import watch_counts
+
+    wanted = parse(options.filter)
+    plain = by == ("state",) and wanted is None and options.family is None and options.top is None
+    request = request_of(options)
+    snapshots = watch_counts(
+        request, options.watch, count=lambda: _count(options, by), source=options.source, may_tally=plain
+    )
+    told: set[str] = set()
+    if options.form == "json":
+        options.form = "ndjson"  # a document each, one line each
+    for number, snapshot in enumerate(snapshots):
+        if options.form is None:
+            _begin_page(number, snapshot)
+        if options.form in {None, "csv"}:  # what documents hold is said once
+            options.header = options.header and (options.form is None or number == 0)
+            notices = snapshot.provenance.notices
+            snapshot.provenance.notices = [notice for notice in notices if notice.code not in told]
+            told.update(notice.code for notice in notices)
+        _write(_sorted(snapshot, by, order), options)
+        sys.stdout.flush()
+    raise AssertionError("a watch never ends by itself")
+
+
+def _begin_page(number: int, snapshot: Snapshot) -> None:
+    if sys.stdout.isatty() and os.environ.get("TERM") not in {None, "", "dumb"}:
+        sys.stdout.write("\x1b[H\x1b[J")
+    elif number:
+        sys.stdout.write("\n")
+    sys.stdout.write(time.strftime("%H:%M:%S\n", time.localtime(snapshot.provenance.taken_to)))
 
 
 def _order(text: str | None, by: tuple[str, ...]) -> tuple[tuple[str, bool], ...]:

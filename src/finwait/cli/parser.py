@@ -23,6 +23,7 @@ mark("usage: "), mark("options"), mark("positional arguments"), mark("show this 
 # Options that only one command has, told to whoever gives them to another.
 OPTIONS_OF_ONE = {
     "count": ("--by", "--top"),
+    "trace": ("--lifetimes", "--summary", "--every", "--min-time", "--no-owners", "--buffer"),
     "list": ("-o", "-i", "-m", "-l", "-p", "-a", "-n", "-t", "--options", "--info", "--memory", "--listening", "--processes",
              "--all", "--numeric", "--tcp", "--columns", "--limit", "--ghosts"),
     "explain": ("--markdown", "--no-counts"),
@@ -30,7 +31,7 @@ OPTIONS_OF_ONE = {
 # Options that take the next word, of any command.
 OPTIONS_WITH_VALUE = frozenset({
     "-N", "--net", "--source", "--read", "--record", "--proc", "--sys", "--cgroup", "--by", "--top", "--sort", "--style",
-    "--color", "--lang", "--columns", "--limit",
+    "--color", "--lang", "--columns", "--limit", "--every", "--min-time", "--buffer",
 })  # fmt: skip
 
 
@@ -69,7 +70,7 @@ class CommandParser(argparse.ArgumentParser):
         if "--" in words:
             at = words.index("--")
             words, behind = words[:at], words[at + 1 :]
-        options, unknown = self.parse_known_intermixed_args(_join_order(words))
+        options, unknown = self.parse_known_intermixed_args(_joined(words))
         if unknown:
             raise self._unknown_option(unknown[0])
         options.filter = [*options.filter, *behind]
@@ -138,12 +139,17 @@ class OptionsParser(CommandParser):
         return options
 
 
-def _join_order(words: Sequence[str]) -> list[str]:
-    """`--sort -column` as one word: argparse would take the value for an option."""
+def _joined(words: Sequence[str]) -> list[str]:
+    """`--sort -column` as one word: argparse would take the value for an option; and `--watch` without its number, where a word
+    of a filter follows: argparse would take that for the number.
+    """  # fmt: skip
     joined: list[str] = []
     for word in words:
-        if joined and joined[-1] == "--sort" and word.startswith("-"):
-            joined[-1] = f"--sort={word}"
+        before = joined[-1] if joined else ""
+        if (before == "--sort" and word.startswith("-")) or (before == "--watch" and word[:1].isdigit()):
+            joined[-1] = f"{before}={word}"
+        elif before == "--watch" and not word.startswith("-"):
+            joined[-1:] = [word, "--watch"]
         else:
             joined.append(word)
     return joined
@@ -297,6 +303,14 @@ def whole_number(word: str) -> int:
     if not digits:
         raise UsageError("'{word}' is not a whole number from 1 on", word=word)
     return int(digits)
+
+
+def pause(word: str) -> float:
+    """A time between two counts, for argparse. Raises UsageError."""
+    found = seconds(word)
+    if not found:
+        raise UsageError("'{word}' is no number of seconds above 0", word=word)
+    return found
 
 
 def seconds(word: str) -> float:

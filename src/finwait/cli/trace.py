@@ -15,6 +15,7 @@ from finwait.cli.parser import (
     add_header,
     add_language,
     add_places,
+    pause,
     request_of,
     seconds,
     whole_number,
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from finwait.table.change import Loss, Summary
     from finwait.tracing import Trace
 
-DESCRIPTION = mark("Follow TCP connections through their states: who changed, when, why, and for how long it had waited.")
+DESCRIPTION = mark(
+    "Follow TCP connections through their states: who changed, when, why, and for how long it had waited."
+)
 LOST = mark("{count} changes were lost: they came faster than they were read; --buffer gives them more room")
 COLUMNS = ("at", "local", "peer", "process", "pid", "from", "to", "in_from_us", "why", "evidence")
 LIFETIME_COLUMNS = (
@@ -47,7 +50,11 @@ def build_parser() -> CommandParser:
     add_places(parser)
     group = parser.add_argument_group(translate(mark("how long and how much")))
     group.add_argument(
-        "--for", dest="for_s", type=seconds, metavar="SECONDS", help=translate(mark("end after so long (default: Ctrl-C)"))
+        "--for",
+        dest="for_s",
+        type=seconds,
+        metavar="SECONDS",
+        help=translate(mark("end after so long (default: Ctrl-C)")),
     )
     group.add_argument("--count", type=whole_number, metavar="N", help=translate(mark("end after N changes")))
     group.add_argument(
@@ -77,10 +84,12 @@ def build_parser() -> CommandParser:
     kind.add_argument(
         "--summary",
         action="store_true",
-        help=translate(mark("how many changes of each kind, and how long connections were in each state; counted in the kernel")),
+        help=translate(
+            mark("how many changes of each kind, and how long connections were in each state; counted in the kernel")
+        ),
     )
     group.add_argument(
-        "--every", type=seconds, metavar="SECONDS", help=translate(mark("a summary so often (default: one at the end)"))
+        "--every", type=pause, metavar="SECONDS", help=translate(mark("a summary so often (default: one at the end)"))
     )
     group = parser.add_argument_group(translate(mark("output")))
     add_forms(group)
@@ -127,8 +136,6 @@ def run(arguments: Sequence[str]) -> int:
 def _check(options: Namespace) -> None:
     if options.every is not None and not options.summary:
         raise UsageError("--every goes with --summary")
-    if options.every == 0:
-        raise UsageError("--every is a number of seconds above 0")
     if options.summary and options.count is not None:
         raise UsageError("--summary has no lines to count; --for ends it")
 
@@ -193,7 +200,7 @@ class _TextWriter(_Writer):
         self.with_netns = self.options.all_netns or len(self.options.netns) > 1
         if self.options.summary:
             return
-        columns = LIFETIME_COLUMNS if self.options.lifetimes else COLUMNS
+        columns: tuple[str, ...] = LIFETIME_COLUMNS if self.options.lifetimes else COLUMNS
         if self.with_netns:
             columns = (*columns[:1], "netns", *columns[1:])
         if not self.options.owners:

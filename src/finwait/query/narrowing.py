@@ -6,8 +6,8 @@ A change has two states. It is of a filter's states where either is.
 from __future__ import annotations
 
 from finwait.errors import UsageError
-from finwait.query.expression import Comparison, HostTest
 from finwait.query.evaluate import accepted_rows
+from finwait.query.expression import Comparison, HostTest
 from finwait.tcp.state import ALL_STATES
 from finwait.text.messages import mark
 
@@ -75,11 +75,14 @@ def _range_of(node: Node, side: str) -> tuple[int, int]:
 
 def is_exact(wanted: Filter) -> bool:
     """Whether `port_range`, `state_mask` and the family say all that the filter does."""
-    return all(
-        (isinstance(node, HostTest) and node.address is None and node.port is not None)
-        or (isinstance(node, Comparison) and node.column in {"local_port", "peer_port"} and node.operator != "!=" and isinstance(node.value, int))
-        for node in _conditions(wanted.expression)
-    )  # fmt: skip
+    return all(_is_narrowed(node) for node in _conditions(wanted.expression))
+
+
+def _is_narrowed(node: Node) -> bool:
+    if isinstance(node, HostTest):
+        return node.address is None and node.port is not None
+    is_port = isinstance(node, Comparison) and node.column in {"local_port", "peer_port"}
+    return is_port and node.operator != "!=" and isinstance(node.value, int)  # type: ignore[attr-defined]
 
 
 def accepted_changes(wanted: Filter, batch: Batch) -> Mask:

@@ -1,7 +1,7 @@
 """Changes of state as lines: NDJSON, whole columns at a time, and the records that stand beside them.
 
-A line is a row of one array of bytes: what is the same in all rows, and columns whose shorter texts end in zero bytes, which are
-left out at the end. That is some ten times as fast as a document a row, and a tracer must not slow down what it looks at.
+A line is a row of one array of bytes: what is the same in all rows, and columns whose shorter texts end in zero bytes, which
+are left out at the end. That is some ten times as fast as a document a row, and a tracer must not slow down what it looks at.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _joined(parts: Sequence[bytes | Array], rows: int) -> bytes:
         page[:, at : at + width] = np.frombuffer(part, np.uint8) if isinstance(part, bytes) else part
         at += width
     flat = page.reshape(-1)
-    return flat[flat != 0].tobytes()
+    return bytes(flat[flat != 0].tobytes())
 
 
 def _block(batch: Batch, name: str) -> Array:

@@ -18,7 +18,9 @@ def with_readable_paths(batch: Batch) -> Batch:
 
 
 def readable_path(path: str) -> str:
-    """The states by their RFC names, each with the time spent in it, the last one without; ``?`` where the begin was not seen."""
+    """The states by their RFC names, each with the time spent in it, the last one without; ``?`` where the begin was not
+    seen.
+    """  # fmt: skip
     steps = path_document(path)
     texts = [
         f"{_RFC_BY_TOKEN[str(step['state'])]} {'?' if step['us'] is None else duration_text(int(step['us']))}"

@@ -38,7 +38,17 @@ if TYPE_CHECKING:
 
 GAP = 2
 # The widths that a column has from the first line on, so that later batches seldom have to widen it.
-_LEAST_WIDTH = {"state": 12, "from": 12, "to": 12, "process": 15, "why": 14, "local": 21, "peer": 21, "recv_q": 6, "send_q": 6}
+_LEAST_WIDTH = {
+    "state": 12,
+    "at": 15,
+    "from": 12,
+    "to": 12,
+    "why": 14,
+    "local": 21,
+    "peer": 21,
+    "recv_q": 6,
+    "send_q": 6,
+}
 _QUEUE_OF_LISTENER = {"recv_q": "accept_queue_length", "send_q": "accept_queue_limit"}
 _MAPPED = np.frombuffer(MAPPED_PREFIX, dtype=np.uint8)
 

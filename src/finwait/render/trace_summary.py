@@ -56,10 +56,19 @@ def _times(totals: Totals, style: Style) -> Iterator[str]:
     if not rows:
         return
     yield ""
-    titles = [translate(mark("TIME IN")), translate(mark("LEFT")), translate(mark("MEAN")), *(f"P{percent}" for percent in PERCENTS)]
+    titles = [
+        translate(mark("TIME IN")),
+        translate(mark("LEFT")),
+        translate(mark("MEAN")),
+        *(f"P{percent}" for percent in PERCENTS),
+    ]
     yield style.paint(pad_right(titles[0], 14) + "".join(f"{title:>12}" for title in titles[1:]), "bold")
     for state, times in rows:
-        cells = [str(times.count), duration_text(times.mean_us), *(duration_text(times.percentile_us(percent)) for percent in PERCENTS)]
+        cells = [
+            str(times.count),
+            duration_text(times.mean_us),
+            *(duration_text(times.percentile_us(percent)) for percent in PERCENTS),
+        ]
         yield f"{state.rfc:<14}" + "".join(f"{cell:>12}" for cell in cells)
 
 
@@ -81,7 +90,9 @@ def summary_documents(summary: Summary) -> Iterator[dict[str, object]]:
             "from": format_time(summary.from_ns),
             "to": format_time(summary.to_ns),
             "netns": None if totals is None or totals.netns is None else totals.netns.label,
-            "transitions": [] if totals is None else [_transition(*pair, count) for pair, count in totals.changes.items()],
+            "transitions": []
+            if totals is None
+            else [_transition(*pair, count) for pair, count in totals.changes.items()],
             "times": [] if totals is None else [_time(state, times) for state, times in totals.times.items()],
         }
 

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 OBJECTS = tuple(GLOBALS)
 # The least Linux that loads a program: iter/task_file came with 5.8, iter/tcp with 5.9, bpf_get_socket_cookie() in such
-# programs with 5.12.
+# programs with 5.12, the cookie of a namespace with 5.14.
 LINUX_5_8 = mark("Linux 5.8 or later")
 LINUX_5_9 = mark("Linux 5.9 or later")
 LINUX_5_12 = mark("Linux 5.12 or later")
+LINUX_5_14 = mark("Linux 5.14 or later")
 PRECONDITIONS = ("libbpf", "bpf_objects", "kernel_types", "bpf_permitted")
 CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 21, 38, 39
 _BTF_MAGIC = 0xEB9F.to_bytes(2, "little")
@@ -136,6 +137,11 @@ def probe_owners(_: Roots, known: Mapping[str, Capability]) -> Answer:
     return _try_program(known, LINUX_5_12, lambda: _load("count_owners"))
 
 
+def probe_trace(_: Roots, known: Mapping[str, Capability]) -> Answer:
+    """The programs that tell changes of state load."""
+    return _try_program(known, LINUX_5_14, lambda: _load("trace_tcp"))
+
+
 def probe_namespaces(_: Roots, known: Mapping[str, Capability]) -> Answer:
     """The program that lists descriptors of namespaces loads."""
     return _try_program(known, LINUX_5_8, lambda: _load("ns_files"))
@@ -143,8 +149,9 @@ def probe_namespaces(_: Roots, known: Mapping[str, Capability]) -> Answer:
 
 def _load(name: str) -> None:
     from finwait.sources.libbpf import BpfObject
+    from finwait.sources.tcp_tracepoints import missing_programs
 
-    BpfObject(name).close()
+    BpfObject(name, without=missing_programs(name)).close()
 
 
 def _try_program(known: Mapping[str, Capability], least_linux: str, load: Callable[[], None]) -> Answer:

@@ -37,17 +37,26 @@ class RingBuffer:
         self.size = size
         stride = (HEADER_BYTES + record.itemsize + 7) // 8 * 8
         self._item = np.dtype(
-            {"names": ["length", "record"], "formats": ["<u4", record], "offsets": [0, HEADER_BYTES], "itemsize": stride}
+            {
+                "names": ["length", "record"],
+                "formats": ["<u4", record],
+                "offsets": [0, HEADER_BYTES],
+                "itemsize": stride,
+            }
         )
         page = mmap.PAGESIZE
         try:
             self._consumer_map = mmap.mmap(descriptor, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
             self._producer_map = mmap.mmap(descriptor, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         except (OSError, ValueError) as error:
-            raise SourceError("BPF failed ({request}: {reason})", request="mmap of a ring buffer", reason=error) from error
+            raise SourceError(
+                "BPF failed ({request}: {reason})", request="mmap of a ring buffer", reason=error
+            ) from error
         self._consumer = np.frombuffer(self._consumer_map, dtype=np.uint64, count=1)
         self._producer = np.frombuffer(self._producer_map, dtype=np.uint64, count=1)
-        self._data = np.frombuffer(self._producer_map, dtype=np.uint8, offset=page)  # the data twice, one behind the other
+        self._data = np.frombuffer(
+            self._producer_map, dtype=np.uint8, offset=page
+        )  # the data twice, one behind the other
 
     def drain(self) -> Array:
         """A copy of the records that are there, in the order in which room was reserved for them."""

@@ -41,9 +41,7 @@ def batch_of(
 ) -> Batch:
     """`records` as a batch. clock_ns: what CLOCK_MONOTONIC lacks to the time of day. names_of: of processes, where known."""
     family = np.ascontiguousarray(records["family"])
-    local_address, peer_address = (
-        np.ascontiguousarray(records[name]) for name in ("local_address", "peer_address")
-    )
+    local_address, peer_address = (np.ascontiguousarray(records[name]) for name in ("local_address", "peer_address"))
     since = records["since_ns"]
     at = records["at_ns"].astype(np.int64)
     columns = {

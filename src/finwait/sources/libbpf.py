@@ -200,7 +200,7 @@ class BpfObject:
                     "bpf_map__set_max_entries",
                 )
             for program in without:
-                self._library.call("bpf_program__set_autoload", self._program(program), False)  # noqa: FBT003 - C's own
+                self._library.call("bpf_program__set_autoload", self._program(program), False)
             self._check(self._library.call("bpf_object__load", self._object), "bpf_object__load")
         except BaseException:
             self.close()
@@ -294,14 +294,16 @@ class BpfObject:
         return value.raw
 
     def open_iterator(self, program: str, over: str | None = None) -> int:
-        """A descriptor that walks what `program` iterates over: iter/tcp the calling thread's network namespace, iter/bpf_map_elem the
-        map `over`. It is the caller's to close.
+        """A descriptor that walks what `program` iterates over: iter/tcp the calling thread's network namespace,
+        iter/bpf_map_elem the map `over`. It is the caller's to close.
         """  # fmt: skip
         library = self._library
         if program not in self._links:
             options = None
             if over is not None:
-                info = ctypes.create_string_buffer(self.map_descriptor(over).to_bytes(4, sys.byteorder), LINK_INFO_BYTES)
+                info = ctypes.create_string_buffer(
+                    self.map_descriptor(over).to_bytes(4, sys.byteorder), LINK_INFO_BYTES
+                )
                 options = _AttachOptions(ctypes.sizeof(_AttachOptions), ctypes.addressof(info), LINK_INFO_BYTES)
             link = library.call("bpf_program__attach_iter", self._program(program), options and byref(options))
             if not link:

@@ -53,6 +53,10 @@ PROBES: dict[str, tuple[str, Probe]] = {
     "bpf_list": (mark("list without a dump, fast where sockets are many"), bpf_probes.probe_list),
     "bpf_descriptors": (mark("name who holds each socket, in all namespaces at once"), bpf_probes.probe_descriptors),
     "bpf_owners": (mark("count by process inside the kernel"), bpf_probes.probe_owners),
+    "bpf_trace": (
+        mark("follow connections through their states, and keep counts without walks"),
+        bpf_probes.probe_trace,
+    ),
     "bpf_namespaces": (mark("find network namespaces that are only held open"), bpf_probes.probe_namespaces),
 }
 # What cannot be had without another.

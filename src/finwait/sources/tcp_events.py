@@ -16,9 +16,10 @@ from finwait.sources.choice import allocated_sockets
 from finwait.sources.libbpf import BpfObject, drain
 from finwait.sources.namespaces import visit_places
 from finwait.sources.sock_diag import netns_of, open_beside
-from finwait.tcp.state import ALL_STATES
+from finwait.sources.tcp_tracepoints import CALLS, OBJECT, RESETS, STATES, TIMERS, missing_programs
 from finwait.wire.bpf_layouts import ENUMS
 from finwait.wire.bpf_records import Layout, comm_text, global_value, globals_section, numpy_dtype
+from finwait.wire.inet_diag import ALL_STATES_MASK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,12 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from finwait.table.batch import Array
     from finwait.sources.namespaces import Place
+    from finwait.table.batch import Array
     from finwait.table.request import Request, Roots
     from finwait.table.snapshot import Netns, Notice
 
-OBJECT = "trace_tcp"
 CHANGE = np.dtype(numpy_dtype("finwait_change"))  # type: ignore[call-overload]
 LIFETIME = np.dtype(numpy_dtype("finwait_lifetime"))  # type: ignore[call-overload]
 SOCKETS_OF = np.dtype(numpy_dtype("finwait_sockets"))  # type: ignore[call-overload]
@@ -45,10 +45,6 @@ MOST_PLACES = 1024  # of namespaces that are counted apart
 LEAST_LIVES = 1 << 16
 PORTS = (0, 65535)
 RING_BYTES = 8 << 20
-STATES = ("on_inet_sock_set_state", "on_tcp_destroy_sock")
-TIMERS = ("on_timer_start", "on_timer_cancel", "on_timer_expire_entry", "on_timer_expire_exit")
-RESETS = ("on_tcp_receive_reset", "on_tcp_send_reset")  # they tell why
-CALLS = ("on_sock_send_length", "on_sock_recv_length")  # they tell who; Linux 6.3
 _NAME = Layout("finwait_name")
 _QUEUE = Layout("finwait_queue")
 
@@ -64,7 +60,7 @@ class Narrowing:
         self,
         *,
         family: int | None = None,
-        states: int = sum(1 << state for state in ALL_STATES),
+        states: int = ALL_STATES_MASK,
         local_ports: tuple[int, int] = PORTS,
         peer_ports: tuple[int, int] = PORTS,
         least_ns: int = 0,
@@ -80,9 +76,10 @@ class TcpEvents:
     """The programs attached, what is there walked over. netns: the namespaces that are watched. Close it; it is a context
     manager.
 
-    wants: CHANGES, LIFETIMES, COUNTS, SOCKETS, ORPHANS, one or more. request: which namespaces. owners: whether to learn who has the sockets.
-    timers: whether to follow mini-sockets by their timers; without, half-open connections are inferred from what became of them, and
-    what follows a FIN-WAIT-2 without a program, or TIME-WAIT, is not told. ring: bytes for what was not read yet.
+    wants: CHANGES, LIFETIMES, COUNTS, SOCKETS, ORPHANS, one or more. request: which namespaces. owners: whether to learn who
+    has the sockets. timers: whether to follow mini-sockets by their timers; without, half-open connections are inferred from
+    what became of them, and what follows a FIN-WAIT-2 without a program, or TIME-WAIT, is not told. ring: bytes for what was
+    not read yet.
 
     Raises NotSupported, NotPermitted, SourceError.
     """  # fmt: skip
@@ -104,7 +101,14 @@ class TcpEvents:
         self.places: list[Place] = []
         self._places = MOST_PLACES if request.all_netns else len(request.netns) + 1
         tells = wants & (CHANGES | LIFETIMES)
-        self.programs = (*STATES, *(TIMERS if timers else ()), *(RESETS if tells else ()), *(CALLS if tells and owners else ()))
+        missing = missing_programs(OBJECT, request.roots.sys)
+        chosen = (
+            *STATES,
+            *(TIMERS if timers else ()),
+            *(RESETS if tells else ()),
+            *(CALLS if tells and owners else ()),
+        )
+        self.programs = tuple(name for name in chosen if name not in missing)
         without = tuple(name for name in (*TIMERS, *RESETS, *CALLS) if name not in self.programs)
         self._rings: dict[int, RingBuffer] = {}
         self._object = BpfObject(OBJECT, self._rooms(request, ring_bytes(ring)), without=without)
@@ -191,12 +195,14 @@ class TcpEvents:
         the cookie is 0.
         """  # fmt: skip
         elements = self._sums("totals", TOTALS)
-        return elements[(elements["netns_cookie"] != 0) | elements["changes"].any(axis=1)]
+        found: Array = elements[(elements["netns_cookie"] != 0) | elements["changes"].any(axis=1)]
+        return found
 
     def sockets(self) -> Array:
         """An array of SOCKETS_OF, an element for each namespace that has full sockets."""
         elements = self._sums("sockets", SOCKETS_OF)
-        return elements[elements["netns_cookie"] != 0]
+        found: Array = elements[elements["netns_cookie"] != 0]
+        return found
 
     def _sums(self, name: str, record: np.dtype[Any]) -> Array:
         """The elements of a map of which each processor has its own."""
@@ -230,7 +236,9 @@ class TcpEvents:
         """  # fmt: skip
         content = self._object.read_section(".bss")
         counted = sum(global_value(OBJECT, content, name) for name in ("lost_changes", "lost_lives", "lost_minis"))
-        return counted + sum(self._object.missed_runs(program) for program in self.programs if program in (*STATES, *TIMERS))
+        return counted + sum(
+            self._object.missed_runs(program) for program in self.programs if program in (*STATES, *TIMERS)
+        )
 
     def close(self) -> None:
         """Detach everything."""

@@ -1,9 +1,9 @@
 """Counts by state that the kernel keeps up to date: a reading costs no walk, whatever the number of sockets.
 
-Full sockets are counted by bpf/trace_tcp.bpf.c, each with a mark, so that the one walk at the beginning and the changes meanwhile
-count none twice. Timewait sockets have no mark; /proc/net/sockstat knows their sum (net/ipv4/proc.c: tw), and those in FIN-WAIT-2
-among them are told when they lose their program and looked up one by one since. Half-open connections are the lengths of the
-listeners' queues.
+Full sockets are counted by bpf/trace_tcp.bpf.c, each with a mark, so that the one walk at the beginning and the changes
+meanwhile count none twice. Timewait sockets have no mark; /proc/net/sockstat knows their sum (net/ipv4/proc.c: tw), and those
+in FIN-WAIT-2 among them are told when they lose their program and looked up one by one since. Half-open connections are the
+lengths of the listeners' queues.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from finwait.errors import NotPermitted, SourceError
 from finwait.sources.namespaces import open_inside
 from finwait.sources.sock_diag import open_diag_socket
-from finwait.sources.tcp_events import SOCKETS, ORPHANS, Narrowing, TcpEvents
+from finwait.sources.tcp_events import ORPHANS, SOCKETS, Narrowing, TcpEvents
 from finwait.table.snapshot import Group, Notice, Provenance, Snapshot
 from finwait.tcp.state import LIFE_ORDER, TcpState
 from finwait.text.messages import mark
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 LOOKUPS = 32  # of one reading: about half a millisecond
 RING_BYTES = 1 << 20
 ORPHANS_LOST = mark("{count} connections in FIN-WAIT-2 lost their program unseen: they are counted as TIME-WAIT")
-SPLIT = mark("of {count} connections counted as FIN-WAIT-2 some may be in TIME-WAIT by now: {looked_up} are looked up at a time")
+SPLIT = mark(
+    "of {count} connections counted as FIN-WAIT-2 some may be in TIME-WAIT by now: {looked_up} are looked up at a time"
+)
 CLOSED_NOT_COUNTED = mark("CLOSED sockets (bound, not connected) are not counted while they are watched")
 _FULL = tuple(state for state in LIFE_ORDER if state not in {TcpState.TIME_WAIT, TcpState.CLOSE})
 
@@ -60,7 +62,9 @@ class Tally:
 
     def read(self) -> Snapshot:
         """How many sockets are in each state now."""
-        provenance = Provenance("bpf", host=os.uname().nodename, netns=self._events.netns, taken_from=time.time())
+        provenance = Provenance(
+            "bpf", host=os.uname().nodename, netns=tuple(self._events.netns), taken_from=time.time()
+        )
         for notice in self.notices:
             provenance.add_notice(notice)
         counts = dict.fromkeys(LIFE_ORDER, 0)
@@ -153,7 +157,9 @@ def _open_both() -> tuple[int, socket]:
     except OSError as error:
         diag.close()
         kind = NotPermitted if isinstance(error, PermissionError) else SourceError
-        raise kind("cannot read {path}: {reason}", path="/proc/net/sockstat", reason=os.strerror(error.errno or 0)) from error
+        raise kind(
+            "cannot read {path}: {reason}", path="/proc/net/sockstat", reason=os.strerror(error.errno or 0)
+        ) from error
 
 
 def _is_in_fin_wait_2(diag: socket, request: bytes, cookie: int) -> bool:

@@ -31,10 +31,10 @@ EVIDENCE = (EVENT, INFERRED, LOOKUP)  # enum finwait_evidence of bpf/changes.bpf
 class StateChange:
     """One change of one connection.
 
-    at: RFC 3339, UTC, microseconds. netns: label of its namespace. cookie: None for a half-open connection that nobody has asked
-    about. in_from_us: time in the state that is left, None where its begin was not seen. why: event of `finwait.tcp.transitions`,
-    None where it cannot be told. error: name of the errno that the program is told. pid, process: who has the socket, None where
-    that is not known. from_state and to: never equal.
+    at: RFC 3339, UTC, microseconds. netns: label of its namespace. cookie: None for a half-open connection that nobody has
+    asked about. in_from_us: time in the state that is left, None where its begin was not seen. why: event of
+    `finwait.tcp.transitions`, None where it cannot be told. error: name of the errno that the program is told. pid, process:
+    who has the socket, None where that is not known. from_state and to: never equal.
     """
 
     at: str
@@ -64,7 +64,9 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Changes that happened and are not told. at_ns: when it was noticed, since the epoch. lost: how many since the last time."""
+    """Changes that happened and are not told. at_ns: when it was noticed, since the epoch. lost: how many since the last
+    time.
+    """  # fmt: skip
 
     at_ns: int
     lost: int
@@ -79,7 +81,7 @@ def changes_of(batch: Batch) -> Iterator[StateChange]:
         else cells_of(batch, name)
         for name in names
     ]
-    return (StateChange(*row) for row in zip(*cells, strict=True))  # type: ignore[arg-type]
+    return (StateChange(*row) for row in zip(*cells, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

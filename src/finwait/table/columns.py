@@ -169,20 +169,44 @@ CHANGE_COLUMNS: tuple[Column, ...] = (
     Column("at", TIME, mark("when the state changed"), dtype="i8", unit="ns"),
     Column("from", STATE, mark("state that is left"), dtype="u1"),
     Column("to", STATE, mark("state that is reached"), dtype="u1"),
-    Column("in_from_us", DURATION, mark("time in the state that is left; null where its begin was not seen"), dtype="i8", unit="us", nullable=True, title="TIME-IN-FROM"),
-    Column("why", TEXT, mark("what made it change: an event of finwait explain; null where it cannot be told"), nullable=True),
+    Column(
+        "in_from_us",
+        DURATION,
+        mark("time in the state that is left; null where its begin was not seen"),
+        dtype="i8",
+        unit="us",
+        nullable=True,
+        title="TIME-IN-FROM",
+    ),
+    Column(
+        "why",
+        TEXT,
+        mark("what made it change: an event of finwait explain; null where it cannot be told"),
+        nullable=True,
+    ),
     Column("error", TEXT, mark("error that the program is told"), nullable=True),
     Column("evidence", TEXT, mark("how finwait knows: event (the kernel told it), lookup, inferred")),
 )
 # What a connection has at its end.
 LIFETIME_COLUMNS: tuple[Column, ...] = (
-    Column("began", TIME, mark("when its first state began; null where that was not seen"), dtype="i8", unit="ns", nullable=True),
+    Column(
+        "began",
+        TIME,
+        mark("when its first state began; null where that was not seen"),
+        dtype="i8",
+        unit="ns",
+        nullable=True,
+    ),
     Column("lasted_us", DURATION, mark("from then to its end"), dtype="i8", unit="us", nullable=True, title="LASTED"),
     Column("path", TEXT, mark("its states in order, and how long it was in each")),
-    Column("opened_by", TEXT, mark("local: connect() here; peer: a listener here got it; null: not seen"), nullable=True),
+    Column(
+        "opened_by", TEXT, mark("local: connect() here; peer: a listener here got it; null: not seen"), nullable=True
+    ),
     Column("closed_by", TEXT, mark("who closed first: local or peer; null: neither, or not seen"), nullable=True),
 )
-DECLARATION_BY_NAME: dict[str, Column] = {column.name: column for column in (*COLUMNS, *CHANGE_COLUMNS, *LIFETIME_COLUMNS)}
+DECLARATION_BY_NAME: dict[str, Column] = {
+    column.name: column for column in (*COLUMNS, *CHANGE_COLUMNS, *LIFETIME_COLUMNS)
+}
 ENDPOINT_PARTS: dict[str, tuple[str, str]] = {
     "local": ("local_address", "local_port"),
     "peer": ("peer_address", "peer_port"),

@@ -104,7 +104,9 @@ def _cause_of_end(state: TcpState, seen: Seen) -> str | None:
     if seen.error:
         return None  # an ICMP error, most of the time
     if seen.rst_sent:
-        return "timeout_fin_wait_2" if state is _S.FIN_WAIT2 else "out_of_resources" if state in _UNANSWERED_FIN else None
+        return (
+            "timeout_fin_wait_2" if state is _S.FIN_WAIT2 else "out_of_resources" if state in _UNANSWERED_FIN else None
+        )
     return _cause_of_quiet_end(state, seen)
 
 

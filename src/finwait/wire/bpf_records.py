@@ -63,7 +63,10 @@ class Layout:
 def numpy_dtype(name: str) -> dict[str, Any]:
     """The arguments of `numpy.dtype` for struct `name`."""
     size, members = STRUCTS[name]
-    formats = [f"({code.rpartition('u')[0]},)u{code.rpartition('u')[2]}" if code[0].isdigit() else code for _, _, code in members]
+    formats = [
+        f"({code.rpartition('u')[0]},)u{code.rpartition('u')[2]}" if code[0].isdigit() else code
+        for _, _, code in members
+    ]
     return {
         "names": [field for field, _, _ in members],
         "offsets": [offset for _, offset, _ in members],

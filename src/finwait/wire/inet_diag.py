@@ -10,10 +10,10 @@ from struct import Struct
 
 from finwait.wire.netlink import (
     NLA_HDRLEN,
+    NLM_F_REQUEST,
     NLMSG_HDRLEN,
     align,
     build_attribute,
-    NLM_F_REQUEST,
     build_dump_request,
     build_message,
     parse_attributes,
