@@ -166,6 +166,8 @@ static inline void describe(struct finwait_change *change, struct sock *sk, stru
 		describe_cause(change, sk, life);
 	} else if (change->to == TCP_FIN_WAIT2 || change->to == TCP_CLOSING || change->to == TCP_CLOSE) {
 		change->cookie = bpf_get_socket_cookie(sk); /* its timewait socket will have it */
+		if (wants & FINWAIT_WANT_ORPHANS && change->from == TCP_FIN_WAIT2)
+			copy_full_addresses(change, sk);
 	}
 }
 

@@ -1,0 +1,215 @@
+"""The running count: what the kernel keeps equals what a walk finds, whatever was there before and whatever goes on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from finwait.lab.population import Group
+from tests.kernel.finwait_command import COMMAND, ENVIRONMENT, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from finwait.lab.population import Population
+
+# Runs inside a namespace: attaches, does `work`, and tells what the tally and what a walk by sock_diag say.
+COMPARE = """
+import json, os, socket, subprocess, sys, threading, time
+from finwait.lab import namespace
+from finwait.sources.census import take_census
+from finwait.sources.tcp_tally import Tally
+from finwait.table.request import Request
+def by_state(snapshot):
+    return {group.key[0]: group.count for group in snapshot.groups if group.key[0] != "closed"}
+def await_states(*wanted):
+    assert namespace.await_condition(lambda: set(namespace.count_by_state()) <= set(wanted), 10), namespace.count_by_state()
+def compare():
+    snapshot = tally.read()
+    told.append([by_state(snapshot), by_state(take_census(Request(), "sock_diag")),
+                 [notice.code for notice in snapshot.provenance.notices]])
+told = []
+before, work = sys.argv[1:3]
+names = globals()
+exec(before, names)
+with Tally(Request()) as tally:
+    names["tally"] = tally
+    exec(work, names)
+print(json.dumps(told))
+"""
+TRAFFIC = """
+server = socket.create_server(("127.0.0.1", 3000), backlog=4096)
+def serve():
+    while True:
+        try:
+            accepted, _ = server.accept()
+        except OSError:
+            return
+        accepted.recv(1)
+        accepted.close()
+def connect(count):
+    for _ in range(count):
+        client = socket.create_connection(("127.0.0.1", 3000))
+        client.send(b".")
+        client.recv(1)
+        client.close()
+threading.Thread(target=serve, daemon=True).start()
+"""
+
+
+def compared(held: Population, before: str, work: str) -> list[Any]:
+    return json.loads(held.run(sys.executable, "-c", COMPARE, before, work))
+
+
+def test_sockets_that_were_there_before_are_counted_each_once(population: Callable[..., Population]) -> None:
+    held = population(
+        Group("LISTEN", 3), Group("SYN_SENT", 5), Group("SYN_RECV", 7), Group("ESTABLISHED", 11),
+        Group("FIN_WAIT1", 13), Group("FIN_WAIT2", 17), Group("CLOSE_WAIT", 19), Group("LAST_ACK", 23),
+        Group("CLOSING", 29), Group("TIME_WAIT", 31),
+    )  # fmt: skip
+    [[counted, walked, notices]] = compared(held, "", "compare()")
+    assert counted == walked
+    assert [walked[state] for state in ("syn_received", "established", "closing", "time_wait")] == [7, 11, 29, 31]
+    assert notices == ["closed_not_counted"]
+
+
+def test_after_every_burst_the_tally_equals_a_walk(population: Callable[..., Population]) -> None:
+    held = population(Group("ESTABLISHED", 23))
+    work = """
+for _ in range(5):
+    connect(401)
+    await_states(1, 6, 10)
+    compare()
+"""
+    told = compared(held, TRAFFIC, work)
+    assert len(told) == 5
+    for counted, walked, _ in told:
+        assert counted == walked
+        assert walked["established"] == 23
+        assert walked["time_wait"] >= 401  # a later burst may take a port whose connection is in TIME-WAIT
+
+
+def test_connections_that_come_and_go_while_it_is_attached_are_counted_once(
+    population: Callable[..., Population],
+) -> None:
+    held = population(Group("ESTABLISHED", 1009))
+    before = (
+        TRAFFIC
+        + """
+running = threading.Event(); running.set()
+def churn():
+    while running.is_set():
+        connect(1)
+churners = [threading.Thread(target=churn) for _ in range(3)]
+for churner in churners:
+    churner.start()
+"""
+    )
+    work = """
+running.clear()
+for churner in churners:
+    churner.join()
+await_states(1, 6, 10)
+compare()
+"""
+    for _ in range(3):
+        [[counted, walked, _]] = compared(held, before, work)
+        assert counted == walked
+
+
+def test_a_fin_wait_2_without_a_program_is_told_from_time_wait(population: Callable[..., Population]) -> None:
+    held = population(Group("LISTEN", 1))
+    work = """
+listener = socket.create_server(("127.0.0.1", 3000))
+pairs = []
+for _ in range(7):
+    client = socket.create_connection(("127.0.0.1", 3000))
+    accepted, _ = listener.accept()
+    client.shutdown(socket.SHUT_WR)
+    pairs.append((client, accepted))
+await_states(5, 8, 10)
+for client, _ in pairs:  # close() makes a timewait socket of what is in FIN-WAIT-2
+    client.close()
+compare()
+for _, accepted in pairs[:3]:
+    accepted.close()
+await_states(5, 6, 8, 10)
+compare()
+"""
+    before, after = compared(held, "", work)
+    assert before[0] == before[1]
+    assert (before[0]["fin_wait_2"], before[0]["time_wait"]) == (7, 0)
+    assert after[0] == after[1]
+    assert (after[0]["fin_wait_2"], after[0]["time_wait"]) == (4, 3)
+
+
+def test_more_of_them_than_are_looked_up_at_a_time_are_said_to_be_uncertain(
+    population: Callable[..., Population],
+) -> None:
+    held = population(Group("LISTEN", 1))
+    work = """
+listener = socket.create_server(("127.0.0.1", 3000), backlog=200)
+pairs = []
+for _ in range(101):
+    client = socket.create_connection(("127.0.0.1", 3000))
+    accepted, _ = listener.accept()
+    client.shutdown(socket.SHUT_WR)
+    pairs.append((client, accepted))
+await_states(5, 8, 10)
+for client, _ in pairs:  # close() makes a timewait socket of what is in FIN-WAIT-2
+    client.close()
+compare()
+for _, accepted in pairs:
+    accepted.close()
+await_states(6, 10)
+for _ in range(4):
+    compare()
+"""
+    told = compared(held, "", work)
+    assert told[0][0] == told[0][1]
+    assert ["timewait_split" in notices for _, _, notices in told] == [True, True, True, False, False]
+    assert [counted["fin_wait_2"] for counted, _, _ in told] == [101, 101 - 32, 101 - 64, 101 - 96, 0]
+    assert [counted["time_wait"] for counted, _, _ in told] == [0, 32, 64, 96, 101]
+
+
+@pytest.mark.parametrize("arguments", [(), ("-N", "NETNS")], ids=["own", "named"])
+def test_count_watch_tells_a_document_each_time(
+    population: Callable[..., Population], arguments: tuple[str, ...]
+) -> None:
+    held = population(Group("ESTABLISHED", 23), Group("TIME_WAIT", 31))
+    words = [str(held.pid) if word == "NETNS" else word for word in arguments]
+    command: tuple[str, ...] = (*COMMAND, "count", "--watch", "0.05", "--ndjson", *words)
+    if not arguments:
+        command = held.enter_command(*command)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        assert process.stdout is not None
+        documents = [json.loads(process.stdout.readline()) for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    assert process.returncode == 130
+    for document in documents:
+        counts = {row["state"]: row["count"] for row in document["rows"]}
+        assert (document["source"], counts["established"], counts["time_wait"]) == ("bpf", 23, 31)
+
+
+def test_what_the_tally_cannot_answer_is_counted_anew(population: Callable[..., Population]) -> None:
+    held = population(Group("ESTABLISHED", 23), Group("CLOSE_WAIT", 7))
+    command = held.enter_command(*COMMAND, "--watch", "0.05", "--csv", "-H", "state", "close-wait")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(30)]
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    assert lines.count("close_wait,7\n") >= 2
+    assert "established,0\n" in lines
+
+
+def test_a_watch_of_a_recording_is_refused() -> None:
+    done = run("--watch", "--read", "x.diag")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--watch counts this host" in done.stderr
