@@ -123,7 +123,7 @@ compare()
 
 
 def test_a_fin_wait_2_without_a_program_is_told_from_time_wait(population: Callable[..., Population]) -> None:
-    held = population(Group("LISTEN", 1))
+    held = population(Group("LISTEN", 1), sysctls={"net.ipv4.tcp_fin_timeout": 60})
     work = """
 listener = socket.create_server(("127.0.0.1", 3000))
 pairs = []
@@ -151,7 +151,7 @@ compare()
 def test_more_of_them_than_are_looked_up_at_a_time_are_said_to_be_uncertain(
     population: Callable[..., Population],
 ) -> None:
-    held = population(Group("LISTEN", 1))
+    held = population(Group("LISTEN", 1), sysctls={"net.ipv4.tcp_fin_timeout": 60})
     work = """
 listener = socket.create_server(("127.0.0.1", 3000), backlog=200)
 pairs = []
