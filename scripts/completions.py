@@ -25,7 +25,7 @@ NOTE = "# Completion of finwait's commands, options, columns and filter words. G
 _KIND_BY_METAVAR = {
     "COLUMN[,COLUMN]": "columns", "[-]COLUMN[,...]": "columns", "FILE": "files", "DIR": "directories",
     "NETNS": "namespaces", "LANG": "languages", "N": "nothing", "S": "nothing",
-    "SECONDS": "nothing", "ID,...": "nothing",
+    "SECONDS": "nothing", "ID,...": "nothing", "MIB": "nothing",
 }  # fmt: skip
 
 

@@ -26,28 +26,29 @@ _finwait() {
     previous=${COMP_WORDS[COMP_CWORD-2]}
   fi
   case ${COMP_WORDS[1]} in
-    list|explain|diagram|lab|doctor|ports|selftest|capabilities) (( COMP_CWORD > 1 )) && command=${COMP_WORDS[1]} ;;
+    list|explain|diagram|lab|doctor|ports|trace|selftest|capabilities) (( COMP_CWORD > 1 )) && command=${COMP_WORDS[1]} ;;
   esac
   case $command in
-    count) options='-h --help -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --proc --sys --cgroup --read --record --by --top --sort --json --ndjson --csv --style -H --no-header --color --lang' ;;
+    count) options='-h --help --watch -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --proc --sys --cgroup --read --record --by --top --sort --json --ndjson --csv --style -H --no-header --color --lang' ;;
     list) options='-h --help -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --proc --sys --cgroup --read --record --columns -o --options -i --info -m --memory -p --processes --ghosts -l --listening -a --all -n --numeric -t --tcp --sort --limit --json --ndjson --csv --style -H --no-header --color --lang' ;;
     explain) options='-h --help --json --markdown --no-counts --color --lang' ;;
     diagram) options='-h --help --counts --whole --list -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --proc --sys --cgroup --read --format --color --lang' ;;
     lab) options='-h --help -4 --ipv4 -6 --ipv6 --as --hold --transcript --list --lang' ;;
     doctor) options='-h --help --for --rule --min-severity --config --rules --watch -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --proc --sys --cgroup --read --json --ndjson --markdown --plugin --exit-code --bundle --mask --color --lang' ;;
     ports) options='-h --help --for --limit -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --proc --sys --cgroup --json --csv -H --no-header --color --lang' ;;
+    trace) options='-h --help -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --proc --sys --cgroup --for --count --min-time --no-owners --buffer --lifetimes --summary --every --json --ndjson --csv -H --no-header --color --lang' ;;
     selftest) options='-h --help --machine --lang' ;;
     capabilities) options='-h --help --json --ndjson --csv -H --no-header --color --lang' ;;
   esac
   # `--by state` asks for no state
   [[ $COMP_CWORD -gt 1 && ${COMP_WORDS[COMP_CWORD-2]} == --@(by|sort|columns) ]] && previous=
   case $command:$previous in
+    *:--watch|*:--top|*:--limit|*:--hold|*:--for|*:--rule|*:--count|*:--min-time|*:--buffer|*:--every) COMPREPLY=() ;;
     *:-N|*:--net) _finwait_reply "$(compgen -W "$(ip netns list 2>/dev/null | cut -d" " -f1)" -- "$current")" ;;
     *:--source) _finwait_reply "$(compgen -W 'auto bpf sock_diag proc' -- "$current")" ;;
     *:--proc|*:--sys|*:--cgroup) compopt -o filenames 2>/dev/null; _finwait_reply "$(compgen -d -- "$current")" ;;
     *:--read|*:--record|*:--transcript|*:--config|*:--bundle) compopt -o filenames 2>/dev/null; _finwait_reply "$(compgen -f -- "$current")" ;;
     *:--by|*:--sort|*:--columns) _finwait_list "$current" ;;
-    *:--top|*:--limit|*:--hold|*:--for|*:--rule) COMPREPLY=() ;;
     count:--style) _finwait_reply "$(compgen -W 'finwait ss netstat' -- "$current")" ;;
     *:--color) _finwait_reply "$(compgen -W 'auto always never' -- "$current")" ;;
     *:--lang) _finwait_reply "$(compgen -W 'en zh' -- "$current")" ;;
@@ -66,7 +67,7 @@ _finwait() {
       elif [[ $command == @(explain|doctor|ports|selftest|capabilities) ]]; then
         COMPREPLY=()
       elif (( COMP_CWORD == 1 )); then
-        _finwait_reply "$(compgen -W 'count list explain diagram lab doctor ports selftest capabilities help state exclude excl src dst sport dport dev fwmark cgroup autobound and not or state family ip_version local peer local_address local_port peer_address peer_port interface recv_q send_q accept_queue_length accept_queue_limit timer expires_ms retransmits uid inode cookie mark cgroup_id cgroup shutdown v6only process pid fd owner_kind matched_by user container unit netns netns_cookie congestion rtt_us rttvar_us min_rtt_us rcv_rtt_us rto_us ato_us backoff mss rcvmss advmss pmtu snd_cwnd ssthresh snd_wnd rcv_space rcv_ssthresh unacked sacked lost retrans total_retrans reordering rcv_ooopack last_data_sent_ms last_data_recv_ms last_ack_recv_ms bytes_sent bytes_retrans bytes_acked bytes_received segs_out segs_in data_segs_out data_segs_in delivered notsent_bytes pacing_rate delivery_rate busy_time_us rwnd_limited_us sndbuf_limited_us snd_wscale rcv_wscale rmem_alloc rcvbuf wmem_alloc sndbuf fwd_alloc wmem_queued optmem backlog drops' -- "$current")"
+        _finwait_reply "$(compgen -W 'count list explain diagram lab doctor ports trace selftest capabilities help state exclude excl src dst sport dport dev fwmark cgroup autobound and not or state family ip_version local peer local_address local_port peer_address peer_port interface recv_q send_q accept_queue_length accept_queue_limit timer expires_ms retransmits uid inode cookie mark cgroup_id cgroup shutdown v6only process pid fd owner_kind matched_by user container unit netns netns_cookie congestion rtt_us rttvar_us min_rtt_us rcv_rtt_us rto_us ato_us backoff mss rcvmss advmss pmtu snd_cwnd ssthresh snd_wnd rcv_space rcv_ssthresh unacked sacked lost retrans total_retrans reordering rcv_ooopack last_data_sent_ms last_data_recv_ms last_ack_recv_ms bytes_sent bytes_retrans bytes_acked bytes_received segs_out segs_in data_segs_out data_segs_in delivered notsent_bytes pacing_rate delivery_rate busy_time_us rwnd_limited_us sndbuf_limited_us snd_wscale rcv_wscale rmem_alloc rcvbuf wmem_alloc sndbuf fwd_alloc wmem_queued optmem backlog drops' -- "$current")"
       else
         _finwait_reply "$(compgen -W 'state exclude excl src dst sport dport dev fwmark cgroup autobound and not or state family ip_version local peer local_address local_port peer_address peer_port interface recv_q send_q accept_queue_length accept_queue_limit timer expires_ms retransmits uid inode cookie mark cgroup_id cgroup shutdown v6only process pid fd owner_kind matched_by user container unit netns netns_cookie congestion rtt_us rttvar_us min_rtt_us rcv_rtt_us rto_us ato_us backoff mss rcvmss advmss pmtu snd_cwnd ssthresh snd_wnd rcv_space rcv_ssthresh unacked sacked lost retrans total_retrans reordering rcv_ooopack last_data_sent_ms last_data_recv_ms last_ack_recv_ms bytes_sent bytes_retrans bytes_acked bytes_received segs_out segs_in data_segs_out data_segs_in delivered notsent_bytes pacing_rate delivery_rate busy_time_us rwnd_limited_us sndbuf_limited_us snd_wscale rcv_wscale rmem_alloc rcvbuf wmem_alloc sndbuf fwd_alloc wmem_queued optmem backlog drops' -- "$current")"
       fi
