@@ -11,10 +11,11 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from finwait.api import connections, count, diagnose
+    from finwait.api import connections, count, diagnose, trace
     from finwait.errors import FinwaitError, NotPermitted, NotSupported, ParseError, SourceError, UsageError
     from finwait.sources.machine import capabilities
     from finwait.table.capability import Capability, Machine
+    from finwait.table.change import Loss, StateChange
     from finwait.table.finding import Diagnosis, Finding
     from finwait.table.snapshot import Snapshot
     from finwait.table.table import Connection, ConnectionTable
@@ -26,6 +27,7 @@ _MODULE_BY_NAME = {
     "connections": "finwait.api",
     "count": "finwait.api",
     "diagnose": "finwait.api",
+    "trace": "finwait.api",
     "FinwaitError": "finwait.errors",
     "NotPermitted": "finwait.errors",
     "NotSupported": "finwait.errors",
@@ -34,6 +36,8 @@ _MODULE_BY_NAME = {
     "UsageError": "finwait.errors",
     "Capability": "finwait.table.capability",
     "Machine": "finwait.table.capability",
+    "Loss": "finwait.table.change",
+    "StateChange": "finwait.table.change",
     "Diagnosis": "finwait.table.finding",
     "Finding": "finwait.table.finding",
     "Snapshot": "finwait.table.snapshot",
@@ -44,9 +48,9 @@ _MODULE_BY_NAME = {
 }
 
 __all__ = [
-    "Capability", "Connection", "ConnectionTable", "Diagnosis", "Finding", "FinwaitError", "Machine", "NotPermitted",
-    "NotSupported", "ParseError", "Snapshot", "SourceError", "TcpState", "UsageError", "__version__", "capabilities",
-    "connections", "count", "diagnose",
+    "Capability", "Connection", "ConnectionTable", "Diagnosis", "Finding", "FinwaitError", "Loss", "Machine", "NotPermitted",
+    "NotSupported", "ParseError", "Snapshot", "SourceError", "StateChange", "TcpState", "UsageError", "__version__",
+    "capabilities", "connections", "count", "diagnose", "trace",
 ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from finwait.table.finding import Diagnosis
     from finwait.table.snapshot import Group, Notice, Snapshot
     from finwait.table.table import ConnectionTable
+    from finwait.tracing import Changes
 
 DEFAULT_COLUMNS = ("state", "local", "peer", "recv_q", "send_q", "accept_queue_length", "accept_queue_limit")
 ATTEMPTS = 3  # readings before an inconsistent one is the answer
@@ -226,6 +227,35 @@ def _all_states(groups: Iterable[Group]) -> list[Group]:
 
     found = {group.key[0]: group.count for group in groups}
     return [Group((state.token,), found.get(state.token, 0)) for state in LIFE_ORDER]
+
+
+def trace(
+    filter: str | Sequence[str] | None = None,  # noqa: A002 - the command's own word
+    *,
+    seconds: float | None = None,
+    least_us: int = 0,
+    owners: bool = True,
+    ip: int | None = None,
+    netns: str | Sequence[str] = (),
+    all_netns: bool = False,
+    buffer_bytes: int = 8 << 20,
+    proc: str = "/proc",
+) -> Changes:
+    """Follow TCP connections through their states, as ``finwait trace`` does.
+
+    filter: a change is of a filter's states where the one that is left or the one that is reached is. seconds: end after so
+    long; None: until it is closed. least_us: only changes of connections that were so long in the state that they leave.
+    owners: whether to learn which processes have the sockets. buffer_bytes: memory for changes that were not read yet. The
+    others are those of `count`.
+
+    Returns an iterator, and asynchronous iterator, of StateChange (and Loss); close it, or use it as a context manager. Raises
+    UsageError, NotSupported, NotPermitted, SourceError.
+    """
+    from finwait.tracing import Changes, Trace, TraceQuestion
+
+    request = _request(ip, netns, Roots(proc), "auto", all_netns=all_netns)
+    question = TraceQuestion(request, parse(filter), least_us=least_us, owners=owners, ring_bytes=buffer_bytes)
+    return Changes(Trace(question, for_s=seconds))
 
 
 __all__ = ["DEFAULT_COLUMNS", "connections", "count"]

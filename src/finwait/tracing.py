@@ -18,7 +18,8 @@ from finwait.query.expression import Filter
 from finwait.query.narrowing import accepted_changes, check_testable, is_exact, port_range, state_mask
 from finwait.sources.change_columns import batch_of, lifetimes_of, totals_of
 from finwait.sources.tcp_events import CHANGE, CHANGES, COUNTS, RING_BYTES, Narrowing, TcpEvents
-from finwait.table.change import Loss, Ready, Summary
+from finwait.table.batch import Batch
+from finwait.table.change import Loss, Ready, Summary, changes_of
 from finwait.table.snapshot import Provenance
 from finwait.tcp.state import ALL_STATES, TcpState
 from finwait.wire.bpf_layouts import ENUMS
@@ -26,7 +27,8 @@ from finwait.wire.bpf_layouts import ENUMS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from finwait.table.batch import Array, Batch
+    from finwait.table.batch import Array
+    from finwait.table.change import StateChange
     from finwait.table.request import Request
 
 PAUSE_S = 0.05  # between two looks at the ring
@@ -188,6 +190,61 @@ class Trace:
             now, now_ns = events.totals(), time.time_ns()
             yield Summary(before_ns, now_ns, totals_of(now, before, events.netns))
             before, before_ns = now, now_ns
+
+
+class Changes:
+    """The changes of a trace one by one, as `finwait.trace` gives them: a StateChange each, and a Loss where some were lost.
+
+    An iterator and an asynchronous one; closing it detaches everything, so does the end of a ``with`` block. Everything is
+    attached when it has been made: what happens from then on is told. `provenance` says what it lacks.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._items = iter(trace)
+        next(self._items)  # Ready
+        self._rows: Iterator[StateChange | Loss] = self._flat()
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where the changes come from, and what they lack."""
+        return self._trace.provenance
+
+    def _flat(self) -> Iterator[StateChange | Loss]:
+        for item in self._items:
+            if isinstance(item, Loss):
+                yield item
+            elif isinstance(item, Batch):
+                yield from changes_of(item)
+
+    def __iter__(self) -> Changes:
+        return self
+
+    def __next__(self) -> StateChange | Loss:
+        return next(self._rows)
+
+    def __aiter__(self) -> Changes:
+        return self
+
+    async def __anext__(self) -> StateChange | Loss:
+        """The next one; a thread waits for it, the event loop goes on."""
+        import asyncio
+
+        found = await asyncio.to_thread(next, self._rows, None)
+        if found is None:
+            raise StopAsyncIteration
+        return found
+
+    def close(self) -> None:
+        """Detach everything."""
+        self._trace.stop()
+        self._items.close()  # type: ignore[attr-defined]
+
+    def __enter__(self) -> Changes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def settle(records: Array, before_ns: int | None) -> tuple[Array, Array]:

@@ -1,0 +1,161 @@
+"""Whole lives, summaries, and the library's changes: each equal to what was done."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from finwait.lab.population import Group
+from tests.kernel.finwait_command import COMMAND, ENVIRONMENT, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from finwait.lab.population import Population
+
+# Client and server in one process: `count` connections, each side sends one byte; the client closes first.
+CONNECT = """
+import socket, sys
+count = int(sys.argv[1])
+server = socket.create_server(("127.0.0.1", 3000))
+for _ in range(count):
+    client = socket.create_connection(("127.0.0.1", 3000))
+    accepted, _ = server.accept()
+    client.send(b"."); accepted.recv(1); accepted.send(b".."); client.recv(2)
+    client.close(); assert accepted.recv(1) == b""; accepted.close()
+server.close()
+"""
+BOTH_ENDS = {
+    ("closed", "listen"): 1, ("listen", "closed"): 1,
+    **dict.fromkeys([
+        ("closed", "syn_sent"), ("listen", "syn_received"), ("syn_sent", "established"), ("syn_received", "established"),
+        ("established", "fin_wait_1"), ("established", "close_wait"), ("fin_wait_1", "fin_wait_2"),
+        ("fin_wait_2", "time_wait"), ("close_wait", "last_ack"), ("last_ack", "closed"),
+    ], 1009),
+}  # fmt: skip
+
+
+def traced(held: Population, *arguments: str, work: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The records that a trace wrote while `work` was done in the same namespace."""
+    command = held.enter_command(*COMMAND, "trace", "--ndjson", *arguments)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["type"] == "ready"
+        held.run(*work)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate()
+    assert process.returncode == 130
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def connections(count: int) -> tuple[str, ...]:
+    return (sys.executable, "-c", CONNECT, str(count))
+
+
+def test_a_summary_counts_every_transition_exactly(population: Callable[..., Population]) -> None:
+    held = population(Group("ESTABLISHED", 23))
+    summary, end = traced(held, "--summary", work=connections(1009))
+    assert {(row["from"], row["to"]): row["count"] for row in summary["transitions"]} == BOTH_ENDS
+    times = {row["state"]: row["count"] for row in summary["times"]}
+    assert times == {
+        "listen": 1, "syn_sent": 1009, "syn_received": 1009, "established": 2018, "fin_wait_1": 1009, "fin_wait_2": 1009,
+        "close_wait": 1009, "last_ack": 1009,
+    }  # fmt: skip
+    assert all(row["p50_us"] <= row["p90_us"] <= row["p99_us"] for row in summary["times"])
+    assert (end["type"], end["lost"]) == ("end", 0)
+
+
+def test_summaries_come_at_every_interval_and_their_sum_is_the_whole(population: Callable[..., Population]) -> None:
+    held = population(Group("LISTEN", 1))
+    *summaries, _ = traced(held, "--summary", "--every", "0.01", work=connections(1009))
+    assert len(summaries) > 2
+    sums: dict[tuple[str, str], int] = {}
+    for summary in summaries:
+        for row in summary["transitions"]:
+            pair = (row["from"], row["to"])
+            sums[pair] = sums.get(pair, 0) + row["count"]
+    assert sums == BOTH_ENDS
+
+
+def test_a_summary_is_of_the_ports_that_the_filter_names(population: Callable[..., Population]) -> None:
+    held = population(Group("LISTEN", 1))
+    summary, _ = traced(held, "--summary", "dport = :3000", work=connections(7))
+    assert {(row["from"], row["to"]): row["count"] for row in summary["transitions"]} == dict.fromkeys([
+        ("closed", "syn_sent"), ("syn_sent", "established"), ("established", "fin_wait_1"), ("fin_wait_1", "fin_wait_2"),
+        ("fin_wait_2", "time_wait"),
+    ], 7)  # fmt: skip
+
+
+def test_a_summary_by_what_the_kernel_cannot_choose_by_is_refused() -> None:
+    done = run("trace", "--summary", "dst 127.0.0.1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "family, ports and states only" in done.stderr
+
+
+def test_each_connection_has_one_line_at_its_end(population: Callable[..., Population]) -> None:
+    held = population(Group("ESTABLISHED", 23))
+    *lifetimes, end = traced(held, "--lifetimes", work=connections(101))
+    assert end["lost"] == 0
+    clients = [row for row in lifetimes if row["opened_by"] == "local"]
+    servers = [row for row in lifetimes if row["opened_by"] == "peer"]
+    assert (len(clients), len(servers), len(lifetimes)) == (101, 101, 202)
+    for row in clients:
+        path = [step["state"] for step in row["path"]]
+        assert path == ["syn_sent", "established", "fin_wait_1", "fin_wait_2", "time_wait"]
+        assert (row["closed_by"], row["to"], row["why"]) == ("local", "time_wait", "rcv_fin")
+        assert (row["bytes_acked"], row["bytes_received"]) == (1 + 2, 2 + 1)  # SYN and FIN count
+    for row in servers:
+        path = [step["state"] for step in row["path"]]
+        assert path == ["syn_received", "established", "close_wait", "last_ack", "closed"]
+        assert (row["closed_by"], row["to"], row["why"]) == ("peer", "closed", "rcv_ack_of_fin")
+        assert (row["bytes_acked"], row["bytes_received"]) == (2 + 1, 1 + 1)
+    for row in lifetimes:
+        spent = [step["us"] for step in row["path"][:-1]]
+        assert row["path"][-1]["us"] is None
+        assert abs(sum(spent) - row["lasted_us"]) <= len(spent)  # each is cut to whole microseconds
+
+
+def test_a_life_that_began_before_the_trace_is_told_without_its_begin(population: Callable[..., Population]) -> None:
+    held = population(Group("ESTABLISHED", 23))
+    destroy = (sys.executable, "-c", "from finwait.lab import namespace; namespace.destroy_all()")
+    *lifetimes, _ = traced(held, "--lifetimes", work=destroy)
+    assert len(lifetimes) == 23
+    for row in lifetimes:
+        assert (row["began"], row["lasted_us"], row["opened_by"], row["why"]) == (None, None, None, "destroy")
+        assert row["path"] == [{"state": "established", "us": None}, {"state": "closed", "us": None}]
+
+
+LIBRARY = """
+import asyncio, json, subprocess, sys
+import finwait
+work = sys.argv[1:]
+with finwait.trace("dport = :3000", seconds=30) as changes:
+    subprocess.run(work, check=True)
+    found = []
+    for change in changes:
+        found.append([change.from_state.token, change.to.token, change.why, change.pid is not None])
+        if change.to is finwait.TcpState.TIME_WAIT:
+            break
+async def first():
+    with finwait.trace("dport = :3000", seconds=30) as changes:
+        subprocess.run(work, check=True)
+        async for change in changes:
+            return [change.from_state.token, change.to.token, changes.provenance.source]
+print(json.dumps([found, asyncio.run(first())]))
+"""
+
+
+def test_the_library_yields_typed_changes_and_awaits_them(population: Callable[..., Population]) -> None:
+    held = population(Group("LISTEN", 1))
+    found, first = json.loads(held.run(sys.executable, "-c", LIBRARY, *connections(1)))
+    assert found == [
+        ["closed", "syn_sent", "active_open", True],
+        ["syn_sent", "established", "rcv_syn_ack", True],
+        ["established", "fin_wait_1", "close", True],
+        ["fin_wait_1", "fin_wait_2", "rcv_ack_of_fin", True],
+        ["fin_wait_2", "time_wait", "rcv_fin", True],
+    ]
+    assert first == ["closed", "syn_sent", "bpf"]
