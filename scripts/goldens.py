@@ -15,6 +15,7 @@ MACHINE = "tests/contract/fixed_machine.py"
 FINWAIT = ""  # finwait itself, no recording
 EXPLAINED = "tests/contract/fixed_explain.py"
 PATIENT = "tests/contract/fixed_doctor.py"
+TRACED = "tests/contract/fixed_trace.py"
 # file: (recording or program, arguments); what goes to standard error stands behind a line of its own in the .txt files
 COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "count.txt": (TICKET, ("count",)),
@@ -72,6 +73,21 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ports.zh_CN.txt": (PATIENT, ("ports", "--lang", "zh")),
     "ports.json": (PATIENT, ("ports", "--json")),
     "ports.csv": (PATIENT, ("ports", "--csv")),
+    "trace.txt": (TRACED, ("trace",)),
+    "trace.color.txt": (TRACED, ("trace", "--all-netns", "--no-owners", "--color", "always")),
+    "trace.zh_CN.txt": (TRACED, ("trace", "-H", "--count", "2", "--lang", "zh")),
+    "trace.json": (TRACED, ("trace", "--json")),
+    "trace.ndjson": (TRACED, ("trace", "--ndjson")),
+    "trace.csv": (TRACED, ("trace", "--csv")),
+    "trace_lifetimes.txt": (TRACED, ("trace", "--lifetimes")),
+    "trace_lifetimes.json": (TRACED, ("trace", "--lifetimes", "--json")),
+    "trace_lifetimes.ndjson": (TRACED, ("trace", "--lifetimes", "--ndjson")),
+    "trace_lifetimes.csv": (TRACED, ("trace", "--lifetimes", "--csv")),
+    "trace_summary.txt": (TRACED, ("trace", "--summary", "--every", "5", "--all-netns")),
+    "trace_summary.zh_CN.txt": (TRACED, ("trace", "--summary", "--lang", "zh")),
+    "trace_summary.json": (TRACED, ("trace", "--summary", "--json")),
+    "trace_summary.ndjson": (TRACED, ("trace", "--summary", "--ndjson")),
+    "trace_summary.csv": (TRACED, ("trace", "--summary", "--csv")),
     "diagram_states.txt": (TICKET, ("diagram",)),
     "diagram_states.zh_CN.txt": (TICKET, ("diagram", "--lang", "zh")),
     "diagram_states.ascii.txt": (TICKET, ("diagram", "--format", "ascii")),

@@ -13,7 +13,7 @@ from finwait.diagnosis.rules import RULES
 from finwait.render.doctor_markdown import DO, DONT
 from finwait.render.explain import Explainer
 from finwait.render.explain_markdown import MarkdownPage
-from finwait.table.columns import ALIASES, BOOL, COLUMNS, ENDPOINT, NUMBER
+from finwait.table.columns import ALIASES, BOOL, CHANGE_COLUMNS, COLUMNS, ENDPOINT, LIFETIME_COLUMNS, NUMBER, TIME
 from finwait.tcp.explanations import read_explanations
 from finwait.tcp.state import LIFE_ORDER, SPELLINGS, STATE_GROUPS
 from finwait.tcp.timers import TIMERS
@@ -32,6 +32,7 @@ PAGES = tuple(
     Path("docs") / name
     for name in (
         "commands.md", "columns.md", "columns.zh_CN.md", "states.md", "states.zh_CN.md", "rules.md", "rules.zh_CN.md",
+        "json.md",
     )
 )  # fmt: skip
 REGION = re.compile(r"(?<=^<!-- generated: )(?P<name>.+?) -->\n.*?(?=^<!-- /generated -->$)", re.MULTILINE | re.DOTALL)
@@ -62,6 +63,23 @@ def _help_of(command: str) -> Callable[[], str]:
 def _columns_table() -> str:
     titles = ("Name", "Kind", "Unit", "Null", "Where from", "Meaning")
     return _table(titles, (_column_row(column) for column in COLUMNS))
+
+
+def _own_columns(columns: Iterable[Column]) -> Callable[[], str]:
+    """A table of columns that nothing but a trace has."""
+
+    def tell() -> str:
+        rows = (
+            (f"`{column.name}`", _kind(column), _unit(column), "yes" if column.nullable else "", column.description)
+            for column in columns
+        )
+        return _table(("Key", "Kind", "Unit", "Null", "Meaning"), rows)
+
+    return tell
+
+
+def _unit(column: Column) -> str:
+    return "" if column.kind == TIME else column.unit or ""  # moments are written as text
 
 
 def _chinese_columns_table() -> str:
@@ -189,6 +207,8 @@ PARTS: dict[str, Callable[[], str]] = {
     **{f"help of {name}": _help_of(name) for name in COMMANDS},
     "columns": _columns_table,
     "columns in Chinese": _chinese_columns_table,
+    "columns of changes": _own_columns(CHANGE_COLUMNS),
+    "columns of lifetimes": _own_columns(LIFETIME_COLUMNS),
     "aliases of columns": _aliases,
     "waits": _waits,
     "waits in Chinese": _chinese_waits,

@@ -13,10 +13,12 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from finwait.diagnosis.rules import RULES
+from finwait.render.change_lines import TRACE_SCHEMA
 from finwait.sources.machine import PROBES
+from finwait.table.change import CHANGE_NAMES, EVIDENCE, LIFETIME_NAMES
 from finwait.tcp.exchanges import EXCHANGES
 from finwait.tcp.timers import SYSCTLS
-from finwait.tcp.transitions import STATES, transitions_from
+from finwait.tcp.transitions import EVENTS, STATES, transitions_from
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS = ROOT / "docs" / "schemas"
@@ -223,3 +225,54 @@ def test_the_rules_are_what_their_schema_says() -> None:
 @pytest.mark.parametrize("arguments", [(), ("--for", "0.01"), ("--source", "proc")], ids=" ".join)
 def test_a_port_budget_is_what_its_schema_says(arguments: tuple[str, ...]) -> None:
     document_validator("finwait.ports-1").validate(json.loads(printed("ports", "--json", *arguments)))
+
+
+TRACES = [(), ("--lifetimes",), ("--summary",), ("--summary", "--every", "1"), ("--lang", "zh")]
+
+
+def traced(*arguments: str) -> str:
+    """What `finwait trace` prints of the made-up host."""
+    command = (sys.executable, "tests/contract/fixed_trace.py", "trace", *arguments)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("arguments", TRACES, ids=" ".join)
+def test_a_trace_is_what_its_schema_says(arguments: tuple[str, ...]) -> None:
+    validator = document_validator("finwait.trace-1")
+    document = json.loads(traced("--json", *arguments))
+    validator.validate(document)
+    lines = [json.loads(line) for line in traced("--ndjson", *arguments).splitlines()]
+    for line in lines:
+        validator.validate(line)
+    kinds = [line["type"] for line in lines]
+    assert kinds[0] == "ready"
+    assert kinds[-1] == "end"
+    assert lines[1:-1] == document["rows"]
+    assert lines[-1]["lost"] == document["lost"] == sum(line["lost"] for line in lines if line["type"] == "loss")
+
+
+def test_the_schema_of_traces_knows_every_column_state_event_and_evidence() -> None:
+    known = schema("finwait.trace-1")["$defs"]
+    assert list(known["change"]["properties"]) == ["schema", "type", *CHANGE_NAMES]
+    assert list(known["lifetime"]["properties"]) == ["schema", "type", *LIFETIME_NAMES, "path"]
+    assert known["token"]["enum"] == [state.token for state in STATES]
+    assert known["change"]["properties"]["why"]["enum"] == [*EVENTS, None]
+    assert set(known["change"]["properties"]["evidence"]["enum"]) == set(EVIDENCE)
+    assert {known[kind]["properties"]["schema"]["const"] for kind in ("ready", "loss", "end")} == {TRACE_SCHEMA}
+
+
+def test_the_schema_of_traces_refuses_a_mixture() -> None:
+    change = json.loads(traced("--ndjson", "--count", "1").splitlines()[1])
+    for wrong in ({"type": "lifetime"}, {"to": "TIME-WAIT"}, {"in_from_us": -1}, {"at": None}, {"why": "because"}):
+        with pytest.raises(ValidationError):
+            document_validator("finwait.trace-1").validate({**change, **wrong})
+
+
+def test_the_page_on_json_has_every_record_and_key_of_a_trace() -> None:
+    page = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
+    part = page.partition("## A trace\n")[2].partition("\n## ")[0]
+    known = schema("finwait.trace-1")["$defs"]
+    kinds = ("ready", "change", "lifetime", "summary", "loss", "end")
+    assert [kind for kind in kinds if f"| `{kind}` |" not in part] == []
+    keys = {*CHANGE_NAMES, *LIFETIME_NAMES, "path", *known["summary"]["properties"], "lost"} - {"schema", "type"}
+    assert [key for key in sorted(keys) if f"`{key}`" not in part] == []

@@ -429,6 +429,7 @@ PROGRAMS = {
     "bpf_list": (bpf_probes.probe_list, "Linux 5.12 or later"),
     "bpf_descriptors": (bpf_probes.probe_descriptors, "Linux 5.12 or later"),
     "bpf_owners": (bpf_probes.probe_owners, "Linux 5.12 or later"),
+    "bpf_trace": (bpf_probes.probe_trace, "Linux 5.14 or later"),
     "bpf_namespaces": (bpf_probes.probe_namespaces, "Linux 5.8 or later"),
 }
 
@@ -439,8 +440,9 @@ class FakeObject:
     opened: list[tuple[str, object]]
     closed: list[str]
 
-    def __init__(self, name: str, shared: object = None) -> None:
+    def __init__(self, name: str, shared: object = None, without: tuple[str, ...] = ()) -> None:
         self.name = name
+        self.without = without
         self.opened.append((name, shared))
 
     def close(self) -> None:
