@@ -24,6 +24,7 @@ FILTER_PAGE = Path("docs/filters.md")
 EXIT_PAGE = Path("docs/exit-codes.md")
 FILES = (
     ("/proc/net/tcp, /proc/net/tcp6", "read where sock_diag does not answer, or with **--source proc**"),
+    ("/proc/net/sockstat", "timewait sockets, where **finwait count --watch** reads the kernel's tally"),
     ("/run/netns/NAME", "network namespaces that ip-netns(8) knows"),
     ("/etc/services", "names of ports in filters"),
     ("/proc/sys/net", "settings that **finwait explain** shows"),
