@@ -159,8 +159,13 @@ typedef struct {
 	__u32 val;
 } kuid_t;
 
+typedef struct {
+	int owned; /* by a task, not by a processor for the time of a packet */
+} KERNEL_TYPE socket_lock_t;
+
 struct sock {
 	struct sock_common __sk_common;
+	socket_lock_t sk_lock;
 	struct socket *sk_socket;
 	kuid_t sk_uid;
 	__u16 sk_type;

@@ -70,9 +70,12 @@ static inline __u32 running_tgid(void)
 	return tgid;
 }
 
-/* Only calls of a program that has the socket lead there; all else may happen on any processor, in any task's time. */
-static inline int is_call(__u8 from, __u8 to)
+/* Only calls of a program that has the socket lead there, and hold it meanwhile; all else may happen on any processor, in any
+ * task's time. So may the FIN of a shutdown() that came before the handshake was complete (Linux 6.10). */
+static inline int is_call(struct sock *sk, __u8 from, __u8 to)
 {
+	if (!sk->sk_lock.owned)
+		return 0;
 	return to == TCP_SYN_SENT || to == TCP_LISTEN || to == TCP_FIN_WAIT1 || (from == TCP_CLOSE_WAIT && to == TCP_LAST_ACK);
 }
 
@@ -453,7 +456,7 @@ int on_inet_sock_set_state(__u64 *ctx)
 		change.since_ns = life.since_ns;
 	if (life.hints & FINWAIT_BY_COOKIE)
 		end_clone(&change, sk);
-	if (is_told_in_full() && is_call(change.from, change.to)) {
+	if (is_told_in_full() && is_call(sk, change.from, change.to)) {
 		life.tgid = running_tgid();
 		if (life.tgid)
 			change.hints |= FINWAIT_IN_CALL;

@@ -119,7 +119,7 @@ static inline void come_back(struct slot *slot, struct finwait_change *change)
 	change->to = TCP_CLOSE;
 	change->since_ns = slot->mini.since_ns;
 	change->tgid = slot->mini.tgid;
-	take_back(change);
+	take_back(change, slot->cancelled_told);
 }
 
 /* HZ is a constant of the kernel's. Jiffies begin five minutes before they wrap around in 32 bits (INITIAL_JIFFIES), the clock
@@ -287,7 +287,7 @@ static inline void cancel_time_wait(struct slot *slot, struct timer_list *timer)
 	change.from = slot->mini.state;
 	change.tgid = slot->mini.tgid;
 	change.hints |= FINWAIT_GONE;
-	tell(&change);
+	slot->cancelled_told = tell(&change);
 }
 
 /* The connection that was just made had a request socket. */
@@ -317,7 +317,7 @@ static inline void cancel_request(struct slot *slot, struct timer_list *timer)
 	slot->mini = (struct finwait_mini){.state = TCP_SYN_RECV, .since_ns = change.since_ns};
 	slot->cancelled = (__u64)timer;
 	change.hints |= FINWAIT_GONE;
-	tell(&change);
+	slot->cancelled_told = tell(&change);
 }
 
 SEC("tp_btf/timer_cancel")

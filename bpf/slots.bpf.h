@@ -32,6 +32,7 @@ struct slot {
 	__u64 connecting; /* address of the socket in connect() that has no port yet */
 	struct finwait_change connect; /* what is to be told of it then */
 	__u64 cancelled; /* address of the timer that was deleted, or will be set anew */
+	__u64 cancelled_told; /* whether its change was */
 	__u64 cancelled_cookie; /* of its socket: another one may have the same address a moment later */
 	struct finwait_mini mini; /* of that timer */
 	__u64 running; /* address of the timer whose function runs */

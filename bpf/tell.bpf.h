@@ -195,26 +195,35 @@ static inline void move(__u64 netns_cookie, __u32 from, __u32 to)
 
 /* -- one by one */
 
-/* The kernel says that a change has happened. */
-static void tell(struct finwait_change *change)
+/* The kernel says that a change has happened. Returns whether nothing of it is lost. */
+static int tell(struct finwait_change *change)
 {
 	if (!is_wanted(change))
-		return;
+		return 1;
 	if (wants & FINWAIT_WANT_TOTALS)
 		count(change, 1);
-	if (wants & FINWAIT_WANT_CHANGES && bpf_ringbuf_output(&changes, change, sizeof(*change), BPF_RB_NO_WAKEUP))
+	if (wants & FINWAIT_WANT_CHANGES && bpf_ringbuf_output(&changes, change, sizeof(*change), BPF_RB_NO_WAKEUP)) {
 		__sync_fetch_and_add(&lost_changes, 1);
+		return 0;
+	}
+	return 1;
 }
 
-/* The change that was told last of the same object has not happened. */
-static void take_back(struct finwait_change *change)
+/* The change that was told last of the same object has not happened; was_told: or was lost, which is no loss then. */
+static void take_back(struct finwait_change *change, int was_told)
 {
 	if (!is_wanted(change))
 		return;
 	if (wants & FINWAIT_WANT_TOTALS)
 		count(change, -1);
+	if (!(wants & FINWAIT_WANT_CHANGES))
+		return;
+	if (!was_told) {
+		__sync_fetch_and_add(&lost_changes, -1);
+		return;
+	}
 	change->hints |= FINWAIT_BACK;
-	if (wants & FINWAIT_WANT_CHANGES && bpf_ringbuf_output(&changes, change, sizeof(*change), BPF_RB_NO_WAKEUP))
+	if (bpf_ringbuf_output(&changes, change, sizeof(*change), BPF_RB_NO_WAKEUP))
 		__sync_fetch_and_add(&lost_changes, 1);
 	change->hints &= ~FINWAIT_BACK;
 }

@@ -32,10 +32,15 @@ if TYPE_CHECKING:
     from finwait.table.request import Request
 
 PAUSE_S = 0.05  # between two looks at the ring
-SETTLED_NS = 20_000_000  # after which a deleted timer is known not to be set anew
-GONE, BACK, REUSED = (ENUMS[f"FINWAIT_{name}"] for name in ("GONE", "BACK", "REUSED"))
+SETTLED_NS = 20_000_000  # rows are held for so long: what is told late, or taken back, is told by then
+CLOCK_SET_NS = 10_000_000  # more than clocks drift apart while a trace runs: somebody has set the time of day
+GONE, BACK, REUSED, IN_CALL = (ENUMS[f"FINWAIT_{name}"] for name in ("GONE", "BACK", "REUSED", "IN_CALL"))
+# Numbers, not TcpState: NumPy asks a type that it is compared with for attributes, and loses a Ctrl-C that comes then.
+TIME_WAIT, SYN_RECV, SYN_SENT = int(TcpState.TIME_WAIT), int(TcpState.SYN_RECV), int(TcpState.SYN_SENT)
 ENDS = ("netns_cookie", "local_port", "peer_port", "local_address", "peer_address")
-REUSE_ROWS = 16  # behind the end of a TIME_WAIT: other processors may tell something between
+AT_ONCE_NS = (
+    1_000_000  # between the end of a TIME_WAIT and the begin of what takes its place; the port of connect() comes late
+)
 
 
 class TraceQuestion:
@@ -101,6 +106,7 @@ class Trace:
         self.lost = 0
         self._sleep = sleep
         self._stopped = False
+        self._clock_ns = 0
         self._held: Array = np.zeros(0, dtype=CHANGE)
 
     def stop(self) -> None:
@@ -152,30 +158,40 @@ class Trace:
     def _rows(self, events: TcpEvents) -> Iterator[Batch | Loss]:
         read = self._changes if self.question.tells == CHANGES else self._lifetimes
         for last in self._looks(PAUSE_S):
+            began_ns = self._tell_time()
             records = events.drain(self.question.tells)
             yield from self._losses(events)
-            now_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-            batch = read(events, records, now_ns, last=last)
+            batch = read(events, records, None if last else began_ns - SETTLED_NS)
             if batch is not None and batch.length:
                 yield batch
 
-    def _changes(self, events: TcpEvents, records: Array, now_ns: int, *, last: bool) -> Batch | None:
+    def _tell_time(self) -> int:
+        """CLOCK_MONOTONIC now. What it lacks to the time of day stays the same, so that times keep their order, unless that
+        is set.
+        """  # fmt: skip
+        now_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        lacks_ns = time.time_ns() - now_ns
+        if abs(lacks_ns - self._clock_ns) > CLOCK_SET_NS:
+            self._clock_ns = lacks_ns
+        return now_ns
+
+    def _changes(self, events: TcpEvents, records: Array, before_ns: int | None) -> Batch | None:
         records = np.concatenate([self._held, records]) if len(self._held) else records
-        records, self._held = settle(records, None if last else now_ns - SETTLED_NS)
+        records, self._held = settle(records, before_ns)
         if not len(records):
             return None
         records = records[np.argsort(records["at_ns"], kind="stable")]
-        batch = batch_of(records, time.time_ns() - now_ns, events.netns, events.names)
+        batch = batch_of(records, self._clock_ns, events.netns, events.names)
         return batch.take(accepted_changes(self.question.wanted, batch))
 
-    def _lifetimes(self, events: TcpEvents, records: Array, now_ns: int, *, last: bool) -> Batch | None:
+    def _lifetimes(self, events: TcpEvents, records: Array, _: int | None) -> Batch | None:
         wanted = self.question.wanted
         if wanted.states != ALL_STATES:
             numbers = [int(state) for state in wanted.states]
             records = records[np.isin(records["states"], numbers).any(axis=1) | np.isin(records["to"], numbers)]
         if not len(records):
             return None
-        batch = lifetimes_of(records, time.time_ns() - now_ns, events.netns, events.names)
+        batch = lifetimes_of(records, self._clock_ns, events.netns, events.names)
         return batch.take(accepted_rows(Filter(ALL_STATES, wanted.expression, wanted.family), batch))
 
     # -- sums
@@ -248,35 +264,47 @@ class Changes:
 
 
 def settle(records: Array, before_ns: int | None) -> tuple[Array, Array]:
-    """(what has happened, what is not known yet) of `records` in the order of the ring.
+    """(what has happened until `before_ns`, what is held until it is told in order) of `records`, in the order of the ring.
+    None: hold nothing.
 
-    The timer of a mini-socket that was deleted may be set anew at once: then the change has not happened. Of such a change it
-    is not known before `before_ns`; None: whatever was not taken back has happened.
+    The timer of a mini-socket that was deleted may be set anew at once: then the change has not happened, and the next record
+    of that object takes it back.
     """
-    hints = records["hints"]
     told = np.ones(len(records), dtype=np.bool_)
-    held = np.zeros(len(records), dtype=np.bool_)
+    rows = np.flatnonzero(records["hints"] & (GONE | BACK))
+    columns = (rows, records["object"][rows], records["hints"][rows])
     gone_by_object: dict[int, int] = {}
-    for row in np.flatnonzero(hints & (GONE | BACK)).tolist():
-        number = int(records["object"][row])
-        if hints[row] & BACK:
+    for row, number, hints in zip(*(column.tolist() for column in columns), strict=True):
+        if hints & BACK:
             told[row] = False
             gone = gone_by_object.pop(number, None)
             if gone is not None:
-                told[gone] = held[gone] = False
-            continue
-        gone_by_object[number] = row
-        held[row] = before_ns is not None and int(records["at_ns"][row]) > before_ns
-        if records["from"][row] == TcpState.TIME_WAIT:
-            _look_for_reuse(records, row)
-    return records[told & ~held], records[held]
+                told[gone] = False
+        else:
+            gone_by_object[number] = row
+    mark_reuse(records, np.flatnonzero(told & (records["hints"] & GONE != 0) & (records["from"] == TIME_WAIT)))
+    late = np.zeros(len(records), dtype=np.bool_) if before_ns is None else records["at_ns"] > before_ns
+    return records[told & ~late], records[told & late]
 
 
-def _look_for_reuse(records: Array, row: int) -> None:
-    """Mark the end of a TIME_WAIT that a new connection of the same two ends has brought about: it is told at once."""
-    gone = records[row]
-    for following in records[row + 1 : row + 1 + REUSE_ROWS]:
-        same = all((following[name] == gone[name]).all() for name in ENDS)
-        if same and following["to"] in {TcpState.SYN_RECV, TcpState.SYN_SENT}:
-            records["hints"][row] |= REUSED
-            return
+def mark_reuse(records: Array, ended: Array) -> None:
+    """Mark those of the rows `ended`, ends of TIME_WAIT, that a new connection of the same two ends has brought about."""
+    if not len(ended):
+        return
+    begun = np.flatnonzero(np.isin(records["to"], (SYN_RECV, SYN_SENT)))
+    begins: dict[bytes, list[tuple[int, bool]]] = {}
+    facts = (records["at_ns"][begun].tolist(), (records["to"][begun] == SYN_SENT).tolist())
+    for ends, at_ns, is_call in zip(_ends(records, begun), *facts, strict=True):
+        begins.setdefault(ends, []).append((at_ns, is_call))
+    for row, ends, at_ns in zip(ended.tolist(), _ends(records, ended), records["at_ns"][ended].tolist(), strict=True):
+        for begin_ns, is_call in begins.get(ends, ()):
+            if abs(begin_ns - at_ns) <= AT_ONCE_NS:
+                records["hints"][row] |= REUSED | (IN_CALL if is_call else 0)
+
+
+def _ends(records: Array, rows: Array) -> list[bytes]:
+    """What tells a connection from every other of its time: namespace, addresses and ports."""
+    chosen = records[rows]
+    parts = [np.ascontiguousarray(chosen[name]).view(np.uint8).reshape(len(rows), -1) for name in ENDS]
+    packed = np.concatenate(parts, axis=1)
+    return [row.tobytes() for row in packed]

@@ -12,7 +12,7 @@ from finwait.text.messages import mark, translate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from typing import NoReturn
 
 
@@ -93,10 +93,11 @@ class CommandParser(argparse.ArgumentParser):
 
 
 class FilterParser(CommandParser):
-    """Of a command whose words are a filter."""
+    """Of a command whose words are a filter. columns: that it can test, all for none."""
 
-    def __init__(self, command: str, description: str) -> None:
+    def __init__(self, command: str, description: str, columns: Collection[str] = ()) -> None:
         super().__init__(command, description, "[FILTER]")
+        self.columns = columns
         self.add_argument(
             "filter",
             nargs="*",
@@ -113,7 +114,10 @@ class FilterParser(CommandParser):
         from finwait.table.columns import COLUMNS
 
         names = fill(
-            " ".join(column.name for column in COLUMNS), _help_width(), initial_indent="  ", subsequent_indent="  "
+            " ".join(column.name for column in COLUMNS if not self.columns or column.name in self.columns),
+            _help_width(),
+            initial_indent="  ",
+            subsequent_indent="  ",
         )
         return f"{super().format_help()}\n{translate(mark('columns'))}:\n{names}\n"
 

@@ -21,6 +21,7 @@ from finwait.cli.parser import (
     whole_number,
 )
 from finwait.errors import UsageError
+from finwait.query.narrowing import TESTABLE
 from finwait.text.messages import mark, translate
 
 TYPE_CHECKING = False
@@ -46,7 +47,7 @@ LEAST_BUFFER, MOST_BUFFER = 1, 1024  # MiB
 
 def build_parser() -> CommandParser:
     """The command's parser."""
-    parser = FilterParser("trace", translate(DESCRIPTION))
+    parser = FilterParser("trace", translate(DESCRIPTION), (*TESTABLE, "local", "peer"))
     add_places(parser)
     group = parser.add_argument_group(translate(mark("how long and how much")))
     group.add_argument(
@@ -134,6 +135,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _check(options: Namespace) -> None:
+    if options.source not in {"auto", "bpf"}:
+        raise UsageError("changes of state are told by BPF only, not by --source {source}", source=options.source)
     if options.every is not None and not options.summary:
         raise UsageError("--every goes with --summary")
     if options.summary and options.count is not None:

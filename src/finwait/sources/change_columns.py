@@ -30,6 +30,7 @@ _HINTS = {
     "fast_open": ENUMS["FINWAIT_FAST_OPEN"],
     "gone": ENUMS["FINWAIT_GONE"],
     "reused": ENUMS["FINWAIT_REUSED"],
+    "in_call": ENUMS["FINWAIT_IN_CALL"],
 }
 
 
@@ -98,7 +99,7 @@ def _first_of(states: Array, word_by_state: Mapping[TcpState, str], places: int 
     found = np.full(len(states), -1, dtype="i4")
     for column in reversed(range(states.shape[1] if places is None else places)):
         for code, state in enumerate(word_by_state):
-            found[states[:, column] == state] = code
+            found[states[:, column] == int(state)] = code
     return ColumnData(np.maximum(found, 0), found >= 0, words)
 
 

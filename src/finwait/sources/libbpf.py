@@ -10,7 +10,9 @@ import ctypes
 import errno
 import os
 import sys
+from contextlib import contextmanager
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from signal import SIG_BLOCK, SIG_SETMASK, SIGINT, pthread_sigmask
 
 from finwait.errors import FinwaitError, NotPermitted, NotSupported, SourceError
 from finwait.wire.bpf_layouts import SOURCES_DIGEST
@@ -27,7 +29,6 @@ MESSAGES_KEPT = 40
 LINK_INFO_BYTES = 16  # union bpf_iter_link_info (include/uapi/linux/bpf.h); it begins with the map's descriptor
 _BATCH = 4096
 _SOURCES_MARK = b"finwait-sources:"
-_MISSES_OFFSET, _PROG_INFO_BYTES = 208, 232  # struct bpf_prog_info (include/uapi/linux/bpf.h): recursion_misses
 
 _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 # name: (result, arguments)
@@ -52,12 +53,20 @@ _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "bpf_program__attach_iter": (c_void_p, (c_void_p, c_void_p)),
     "bpf_program__attach": (c_void_p, (c_void_p,)),
     "bpf_program__set_autoload": (c_int, (c_void_p, c_bool)),
-    "bpf_program__fd": (c_int, (c_void_p,)),
-    "bpf_obj_get_info_by_fd": (c_int, (c_int, c_void_p, POINTER(c_uint32))),
     "bpf_link__fd": (c_int, (c_void_p,)),
     "bpf_link__destroy": (c_int, (c_void_p,)),
     "bpf_iter_create": (c_int, (c_int,)),
 }
+
+
+@contextmanager
+def interrupts_put_off() -> Iterator[None]:
+    """Ctrl-C comes behind the block: in it libbpf calls back to keep what it says, and an exception would be lost there."""
+    before = pthread_sigmask(SIG_BLOCK, {SIGINT})
+    try:
+        yield
+    finally:
+        pthread_sigmask(SIG_SETMASK, before)
 
 
 class _AttachOptions(ctypes.Structure):
@@ -201,7 +210,9 @@ class BpfObject:
                 )
             for program in without:
                 self._library.call("bpf_program__set_autoload", self._program(program), False)
-            self._check(self._library.call("bpf_object__load", self._object), "bpf_object__load")
+            with interrupts_put_off():
+                loaded = self._library.call("bpf_object__load", self._object)
+            self._check(loaded, "bpf_object__load")
         except BaseException:
             self.close()
             raise
@@ -318,16 +329,6 @@ class BpfObject:
         if not link:
             raise self._library.failure(ctypes.get_errno(), f"bpf_program__attach {program}")
         self._links[program] = link
-
-    def missed_runs(self, program: str) -> int:
-        """How often the kernel left out `program` because it ran already on that processor (Linux 5.12; before, 0)."""
-        info = ctypes.create_string_buffer(_PROG_INFO_BYTES)
-        length = c_uint32(_PROG_INFO_BYTES)
-        descriptor = self._library.call("bpf_program__fd", self._program(program))
-        self._check(
-            self._library.call("bpf_obj_get_info_by_fd", descriptor, info, byref(length)), "bpf_obj_get_info_by_fd"
-        )
-        return int.from_bytes(info.raw[_MISSES_OFFSET : _MISSES_OFFSET + 8], sys.byteorder)
 
     def close(self) -> None:
         """Detach and unload."""

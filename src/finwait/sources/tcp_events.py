@@ -99,7 +99,8 @@ class TcpEvents:
         self.timers = timers
         self.netns: list[Netns] = []
         self.places: list[Place] = []
-        self._places = MOST_PLACES if request.all_netns else len(request.netns) + 1
+        self._chosen: Array | None = None  # cookies of more namespaces than the kernel chooses by itself
+        self._places = MOST_PLACES if request.all_netns or len(request.netns) > MOST_NETNS else len(request.netns) + 1
         tells = wants & (CHANGES | LIFETIMES)
         missing = missing_programs(OBJECT, request.roots.sys)
         chosen = (
@@ -166,6 +167,8 @@ class TcpEvents:
 
     def _wanted(self, narrowing: Narrowing, request: Request) -> dict[str, int | tuple[int, ...]]:
         cookies = tuple(netns.cookie for netns in self.netns if netns.cookie)
+        if not request.all_netns and len(cookies) > MOST_NETNS:
+            self._chosen = np.asarray(cookies, dtype=np.uint64)
         level, inode = _reader_pid_namespace(request.roots)
         return {
             "wants": self.wants,
@@ -188,7 +191,8 @@ class TcpEvents:
 
     def drain(self, want: int) -> Array:
         """What was told since the last time: of CHANGES an array of CHANGE, of LIFETIMES one of LIFETIME."""
-        return self._rings[want].drain()
+        records = self._rings[want].drain()
+        return records if self._chosen is None else records[np.isin(records["netns_cookie"], self._chosen)]
 
     def totals(self) -> Array:
         """An array of TOTALS, an element for each namespace that something was counted in; of those that found no room together
@@ -196,6 +200,8 @@ class TcpEvents:
         """  # fmt: skip
         elements = self._sums("totals", TOTALS)
         found: Array = elements[(elements["netns_cookie"] != 0) | elements["changes"].any(axis=1)]
+        if self._chosen is not None:
+            found = found[np.isin(found["netns_cookie"], self._chosen)]
         return found
 
     def sockets(self) -> Array:
@@ -231,14 +237,12 @@ class TcpEvents:
         return found
 
     def lost(self) -> int:
-        """How many changes were lost since the programs were attached: the ring was full, there was no memory, or the kernel
-        left out a program because it ran already on that processor.
-        """  # fmt: skip
+        """How many changes were lost since the programs were attached: the ring was full, or there was no memory. One that
+        the kernel did not run the program for, because it ran already on that processor, is no loss: the next change tells it
+        as inferred.
+        """
         content = self._object.read_section(".bss")
-        counted = sum(global_value(OBJECT, content, name) for name in ("lost_changes", "lost_lives", "lost_minis"))
-        return counted + sum(
-            self._object.missed_runs(program) for program in self.programs if program in (*STATES, *TIMERS)
-        )
+        return sum(global_value(OBJECT, content, name) for name in ("lost_changes", "lost_lives", "lost_minis"))
 
     def close(self) -> None:
         """Detach everything."""

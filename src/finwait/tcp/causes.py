@@ -17,8 +17,10 @@ class Seen:
     bpf/changes.bpf.h has them.
     """  # fmt: skip
 
-    __slots__ = ("by_timer", "error", "fast_open", "gone", "linger_0", "no_program", "released", "reused", "rst_received",
-                 "rst_sent", "shutdown")  # fmt: skip
+    __slots__ = (
+        "by_timer", "error", "fast_open", "gone", "in_call", "linger_0", "no_program", "released", "reused", "rst_received",
+        "rst_sent", "shutdown",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -34,6 +36,7 @@ class Seen:
         fast_open: bool = False,
         gone: bool = False,
         reused: bool = False,
+        in_call: bool = False,
     ) -> None:
         self.error = error
         self.shutdown = shutdown
@@ -46,6 +49,7 @@ class Seen:
         self.fast_open = fast_open
         self.gone = gone
         self.reused = reused
+        self.in_call = in_call
 
 
 _S = TcpState
@@ -64,6 +68,9 @@ _ONLY: dict[tuple[TcpState, TcpState], str] = {
     (_S.CLOSING, _S.TIME_WAIT): "rcv_ack_of_fin",
     (_S.LISTEN, _S.ESTABLISHED): "rcv_ack_of_cookie",
 }
+_BY_PROGRAM = frozenset({
+    (_S.SYN_RECV, _S.FIN_WAIT1), (_S.ESTABLISHED, _S.FIN_WAIT1), (_S.CLOSE_WAIT, _S.LAST_ACK),
+})  # fmt: skip
 _TIMEOUT = {_S.SYN_SENT: "timeout_syn", _S.SYN_RECV: "timeout_syn_ack"}
 _EXPIRED = {
     _S.SYN_RECV: "timeout_syn_ack",
@@ -80,9 +87,9 @@ def find_cause(state: TcpState, to: TcpState, seen: Seen) -> str | None:
     only = _ONLY.get((state, to))
     if only is not None:
         return only
-    if to is _S.SYN_RECV:
+    if (state, to) == (_S.LISTEN, _S.SYN_RECV):
         return "rcv_syn_fast_open" if seen.fast_open else "rcv_syn"
-    if to in {_S.FIN_WAIT1, _S.LAST_ACK}:
+    if (state, to) in _BY_PROGRAM:
         return "close" if seen.released else "shutdown_write"
     return _cause_of_end(state, seen) if to is _S.CLOSE else None
 
@@ -91,7 +98,7 @@ def _cause_of_end(state: TcpState, seen: Seen) -> str | None:
     if seen.by_timer:
         return "listener_closed" if state is _S.SYN_RECV and seen.released else _EXPIRED.get(state)
     if seen.gone:  # a mini-socket: a RST, SOCK_DESTROY, or for TIME-WAIT a new connection
-        return "rcv_syn" if seen.reused else None
+        return None if not seen.reused else "active_open" if seen.in_call else "rcv_syn"
     if seen.error == ECONNABORTED:
         return "destroy"
     if state is _S.LISTEN:  # SOCK_DESTROY leaves its mark too late

@@ -1,0 +1,225 @@
+"""`python -m benchmarks.tracing`: what following connections costs a server: nginx under wrk with `Connection: close`, with a
+tracer and without in turn.
+
+nginx, wrk and the tracers share a network namespace and this machine's processors, so that every microsecond of a tracer is
+missing somewhere. A ratio is the throughput with a tracer to the mean of those before and after it without; the table has
+medians. bpftrace needs tracefs, which is mounted for it in a mount namespace of its own. A connection has eleven changes on
+loopback: both ends and the half-open one. Output goes to a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from benchmarks.__main__ import FINWAIT, byte_compiled
+
+if TYPE_CHECKING:
+    import resource
+    from collections.abc import Iterator, Sequence
+
+SECONDS = 2
+START_S = 1.5  # a tracer that has not begun by then would spoil the measurement
+PORT = 8080
+NGINX = """
+daemon off;
+pid nginx.pid;
+error_log stderr;
+worker_processes 2;
+events { worker_connections 4000; }
+http {
+  access_log off;
+  keepalive_timeout 0;
+  client_body_temp_path a; proxy_temp_path b; fastcgi_temp_path c; uwsgi_temp_path d; scgi_temp_path e;
+  server { listen 127.0.0.1:8080 backlog=4096; location / { return 200 "well"; } }
+}
+"""
+BPFTRACE = (
+    'tracepoint:sock:inet_sock_set_state { printf("%llu %d %d %d %d\\n", nsecs, args->sport, args->dport, args->oldstate, '
+    "args->newstate); }"
+)
+WITH_TRACEFS = 'mount -t tracefs none /sys/kernel/tracing && exec bpftrace -e "$0"'
+
+
+class Tracer(NamedTuple):
+    """A tracer that is measured. budget: throughput that may be lost, at 15,000 connections a second or more."""
+
+    name: str
+    command: tuple[str, ...]
+    budget: float | None = None
+
+
+TRACERS = (
+    Tracer("nothing (how far two runs differ)", ("sleep", "60")),
+    Tracer("finwait count --watch 1", (FINWAIT, "count", "--watch", "1", "--ndjson"), 0.05),
+    Tracer("finwait trace --summary", (FINWAIT, "trace", "--summary", "--every", "1", "--ndjson")),
+    Tracer("finwait trace --lifetimes", (FINWAIT, "trace", "--lifetimes")),
+    Tracer("finwait trace", (FINWAIT, "trace")),
+    Tracer("finwait trace --ndjson", (FINWAIT, "trace", "--ndjson")),
+    Tracer("finwait trace state time-wait", (FINWAIT, "trace", "state", "time-wait"), 0.12),
+    Tracer("bpftrace, one line", ("unshare", "-m", "sh", "-c", WITH_TRACEFS, BPFTRACE)),
+)
+
+
+class Run(NamedTuple):
+    """One turn. ratio: throughput with the tracer to that without. rate: connections a second with it. lines: that it wrote in
+    a second. lost: changes that it says it lost. cpu_s: processor time that it took in user space, start included.
+    """  # fmt: skip
+
+    ratio: float
+    rate: float
+    lines: float
+    lost: int
+    cpu_s: float
+
+
+@contextmanager
+def web_server() -> Iterator[tuple[str, ...]]:
+    """nginx in a namespace of its own; the words that run a command in it."""
+    with tempfile.TemporaryDirectory(prefix="finwait-bench-") as directory:
+        with open(os.path.join(directory, "nginx.conf"), "w", encoding="utf-8") as file:
+            file.write(NGINX)
+        script = f"ip link set lo up; sysctl -qw net.ipv4.tcp_max_tw_buckets=2000000; exec nginx -p {directory} -c nginx.conf"
+        environment = {**os.environ, "PATH": f"/usr/sbin:{os.environ['PATH']}"}
+        apart = ("unshare", "--net", "--pid", "--fork", "--kill-child=KILL", "sh", "-c", script)
+        with subprocess.Popen(apart, env=environment, stderr=subprocess.DEVNULL) as server:
+            try:
+                enter = ("nsenter", "-t", str(_child_of(server.pid)), "-n", "--")
+                _await_listener(enter)
+                yield enter
+            finally:
+                os.kill(_child_of(server.pid), signal.SIGKILL)
+
+
+def _child_of(pid: int) -> int:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            words = file.read().split()
+        if words:
+            return int(words[0])
+        time.sleep(0.01)
+    raise SystemExit("nginx did not start")
+
+
+def _await_listener(enter: Sequence[str]) -> None:
+    deadline = time.monotonic() + 10
+    while f":{PORT}" not in subprocess.run([*enter, "ss", "-tlnH"], capture_output=True, text=True, check=True).stdout:
+        if time.monotonic() > deadline:
+            raise SystemExit("nginx does not listen")
+        time.sleep(0.05)
+
+
+def throughput(enter: Sequence[str]) -> float:
+    """Connections a second."""
+    load = ("wrk", "-t2", "-c64", f"-d{SECONDS}s", "-H", "Connection: close", f"http://127.0.0.1:{PORT}/")
+    done = subprocess.run([*enter, *load], capture_output=True, text=True, check=True)
+    found = re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
+    if found is None:
+        raise SystemExit(f"wrk said: {done.stdout}")
+    return float(found[1])
+
+
+def run_with(tracer: Tracer, enter: Sequence[str], before: float) -> tuple[Run, float]:
+    """One turn, and the throughput without a tracer behind it."""
+    with tempfile.NamedTemporaryFile() as output, tempfile.NamedTemporaryFile() as errors:
+        process = subprocess.Popen([*enter, *tracer.command], stdout=output, stderr=errors)
+        time.sleep(START_S)
+        begun = _count_lines(output.name)
+        rate = throughput(enter)
+        lines = _count_lines(output.name) - begun
+        usage = _end(process)
+        lost = _lost(output.name, errors.name)
+    after = throughput(enter)
+    return Run(rate / ((before + after) / 2), rate, lines / SECONDS, lost, usage.ru_utime), after
+
+
+def _end(process: subprocess.Popen[bytes]) -> resource.struct_rusage:
+    """Ctrl-C; one that does not end by it is a failure."""
+    process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + 10
+    while True:
+        pid, _, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            process.returncode = 0
+            return usage
+        if time.monotonic() > deadline:
+            process.kill()
+            raise SystemExit(f"Ctrl-C does not end {process.args}")
+        time.sleep(0.01)
+
+
+def _count_lines(path: str) -> int:
+    with open(path, "rb") as file:
+        return sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))
+
+
+def _lost(output: str, errors: str) -> int:
+    """As finwait tells at its end or on stderr, or bpftrace ("Lost N events")."""
+    with open(output, "rb") as file:
+        file.seek(max(os.path.getsize(output) - 4096, 0))
+        last = file.read().rstrip().rpartition(b"\n")[2]
+    with open(errors, encoding="utf-8", errors="replace") as file:
+        told = sum(
+            int(number)
+            for number in re.findall(r"(?:Lost (\d+) events|(\d+) changes were lost)", file.read())
+            for number in number
+            if number
+        )
+    try:
+        return told + int(json.loads(last).get("lost", 0))
+    except (ValueError, AttributeError):
+        return told
+
+
+def main() -> None:
+    """Measure in turns, print the table, and say what is over budget."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each tracer (default 5)")
+    parser.add_argument("--tracer", action="append", help="only those whose name contains this")
+    options = parser.parse_args()
+    lacking = [name for name in ("nginx", "wrk") if shutil.which(name, path=f"/usr/sbin:{os.environ['PATH']}") is None]
+    if lacking:
+        raise SystemExit(f"not installed: {', '.join(lacking)}")
+    chosen = [one for one in TRACERS if not options.tracer or any(word in one.name for word in options.tracer)]
+    chosen = [one for one in chosen if "bpftrace" not in one.name or shutil.which("bpftrace")]
+    runs: dict[str, list[Run]] = {one.name: [] for one in chosen}
+    without: list[float] = []
+    with byte_compiled(), web_server() as enter:
+        throughput(enter)
+        before = throughput(enter)
+        for _ in range(options.rounds):
+            for tracer in chosen:
+                run, after = run_with(tracer, enter, before)
+                runs[tracer.name].append(run)
+                without.append(before)
+                before = after
+    rate = statistics.median(without)
+    print(f"Linux {platform.release()}, {os.cpu_count()} processors, {rate:,.0f} connections/s without a tracer\n")
+    print("| | throughput lost | connections/s | lines/s | lost | user CPU |\n|---|--:|--:|--:|--:|--:|")
+    missed = []
+    for tracer in chosen:
+        middle = [statistics.median(values) for values in zip(*runs[tracer.name], strict=True)]
+        ratio, with_it, lines, lost, cpu_s = middle
+        print(f"| {tracer.name} | {1 - ratio:.1%} | {with_it:,.0f} | {lines:,.0f} | {lost:,.0f} | {cpu_s:.2f} s |")
+        if tracer.budget is not None and 1 - ratio > tracer.budget:
+            missed.append(f"{tracer.name}: {1 - ratio:.1%} > {tracer.budget:.0%}")
+    for line in missed:
+        print("over budget:", line, file=sys.stderr)
+    raise SystemExit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
