@@ -289,16 +289,17 @@ def settle(records: Array, before_ns: int | None) -> tuple[Array, Array]:
 
 def mark_reuse(records: Array, ended: Array) -> None:
     """Mark those of the rows `ended`, ends of TIME_WAIT, that a new connection of the same two ends has brought about."""
-    if not len(ended):
-        return
     begun = np.flatnonzero(np.isin(records["to"], (SYN_RECV, SYN_SENT)))
+    if not len(ended) or not len(begun):
+        return
     begins: dict[bytes, list[tuple[int, bool]]] = {}
     facts = (records["at_ns"][begun].tolist(), (records["to"][begun] == SYN_SENT).tolist())
     for ends, at_ns, is_call in zip(_ends(records, begun), *facts, strict=True):
         begins.setdefault(ends, []).append((at_ns, is_call))
     for row, ends, at_ns in zip(ended.tolist(), _ends(records, ended), records["at_ns"][ended].tolist(), strict=True):
         for begin_ns, is_call in begins.get(ends, ()):
-            if abs(begin_ns - at_ns) <= AT_ONCE_NS:
+            after_ns = at_ns - begin_ns if is_call else begin_ns - at_ns  # connect() has begun when it takes the place
+            if 0 <= after_ns <= AT_ONCE_NS:
                 records["hints"][row] |= REUSED | (IN_CALL if is_call else 0)
 
 

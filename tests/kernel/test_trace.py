@@ -312,15 +312,11 @@ def test_the_steps_of_each_connection_are_in_order(lab: Lab) -> None:
         assert tuple(found) == (CLIENT if peer_port == PORT else SERVER)
 
 
-@pytest.mark.xfail(reason="each reading reckons the time of day anew, and late", strict=False)
 def test_the_rows_of_all_connections_are_in_order_of_time(lab: Lab) -> None:
     at = [row["at"] for row in rows_of_traffic(lab, 4001)]
     assert at == sorted(at)
 
 
-@pytest.mark.xfail(
-    reason="a run for any other timer that the kernel left out is counted as a lost change", strict=False
-)
 def test_no_loss_is_said_where_everything_was_told(lab: Lab) -> None:
     for _ in range(5):
         client, server = lab.pair(place := lab.place())
@@ -343,7 +339,6 @@ def rows_of_traffic(lab: Lab, count: int) -> list[Row]:
     return tracer.stop()
 
 
-@pytest.mark.xfail(reason="each reading reckons the time of day anew, and late", strict=False)
 def test_the_time_in_a_state_is_the_difference_of_the_times_of_its_changes(lab: Lab) -> None:
     client, server = lab.pair(place := lab.place())
     tracer = lab.tracer(place=place)
@@ -406,7 +401,6 @@ for number in range(2):
 BYSTAND = "until = time.monotonic() + 2\nwhile time.monotonic() < until: pass"
 
 
-@pytest.mark.xfail(reason="what shutdown() put off is done in softirq, in the time of whoever runs there", strict=False)
 def test_a_bystander_is_never_named(lab: Lab) -> None:
     """shutdown() of a Fast Open connection in SYN-RECEIVED takes effect when the ACK comes (Linux 6.10)."""
     client, server = lab.pair(place := lab.place(sysctls={"net.ipv4.tcp_fastopen": 0x607}))
@@ -893,7 +887,6 @@ def ports_of(tracer: Tracer) -> set[int]:
     return {row["local_port"] for row in tracer.rows if row["to"] == "closed"}
 
 
-@pytest.mark.xfail(reason="of more namespaces than the kernel chooses from nobody chooses", strict=True)
 def test_of_very_many_chosen_namespaces_no_other_is_told(lab: Lab) -> None:
     places = [lab.place() for _ in range(17)]  # FINWAIT_MOST_NETNS is 16
     inside, outside = lab.actor(places[16], "inside"), lab.actor(lab.place(), "outside")
@@ -979,9 +972,6 @@ def test_what_happened_before_ctrl_c_is_told(lab: Lab) -> None:
     assert steps(tracer.rows) == times(53, *CLIENT, *SERVER)
 
 
-@pytest.mark.xfail(
-    reason="libbpf's callback swallows it; the end of a document is written without a beginning", strict=True
-)
 def test_ctrl_c_at_any_moment_ends_it_with_nothing_or_a_whole_document() -> None:
     for moment in range(29):
         with tempfile.TemporaryFile() as file:
@@ -1097,7 +1087,6 @@ for _ in range({count}):
             SERVE,
             times(MANY, *CLIENT, *SERVER),
             id="closed",
-            marks=pytest.mark.xfail(reason="a change that is taken back is counted as lost, twice", strict=False),
         ),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 
 from finwait.sources.tcp_events import CHANGE
 from finwait.tcp.state import TcpState
-from finwait.tracing import REUSE_ROWS, settle
+from finwait.tracing import AT_ONCE_NS, settle
 from finwait.wire.bpf_layouts import ENUMS
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ def settled(found: Array, before_ns: int | None = None) -> tuple[list[int], list
     return numbers(told), numbers(held)
 
 
-@pytest.mark.parametrize("before_ns", [None, 0, 2, 100])
-def test_other_changes_are_told_at_once(before_ns: int | None) -> None:
-    assert settled(records(change(1), change(2), change(3)), before_ns) == ([1, 2, 3], [])
+@pytest.mark.parametrize(("before_ns", "told"), [(None, 3), (0, 0), (2, 2), (100, 3)])
+def test_what_is_younger_is_held_so_that_all_is_told_in_order(before_ns: int | None, told: int) -> None:
+    assert settled(records(change(1), change(2), change(3)), before_ns) == ([1, 2, 3][:told], [1, 2, 3][told:])
 
 
 def test_nothing_is_nothing() -> None:
@@ -61,7 +61,8 @@ def test_nothing_is_nothing() -> None:
 
 @pytest.mark.parametrize("before_ns", [None, 0, 100])
 def test_a_timer_that_is_set_anew_ended_nothing(before_ns: int | None) -> None:
-    assert settled(records(change(1), gone(2, 7), change(3), back(7), change(4)), before_ns) == ([1, 3, 4], [])
+    told, held = settled(records(change(1), gone(2, 7), change(3), back(7), change(4)), before_ns)
+    assert [*told, *held] == [1, 3, 4]
 
 
 @pytest.mark.parametrize("hints", [BACK, BACK | GONE])
@@ -75,8 +76,8 @@ def test_a_timer_of_another_socket_takes_nothing_back() -> None:
 
 def test_an_end_is_held_until_it_is_old_enough() -> None:
     found = records(gone(1, 7), change(2), gone(3, 8))  # at 1, 2, 3
-    assert settled(found, 0) == ([2], [1, 3])
-    assert settled(found, 1) == ([1, 2], [3])
+    assert settled(found, 0) == ([], [1, 2, 3])
+    assert settled(found, 1) == ([1], [2, 3])
     assert settled(found, 2) == ([1, 2], [3])
     assert settled(found, 3) == ([1, 2, 3], [])
     assert settled(found, None) == ([1, 2, 3], [])
@@ -86,7 +87,7 @@ def test_what_was_held_is_taken_back_by_the_next_reading_or_told() -> None:
     _, held = settle(records(gone(1, 7), gone(2, 8)), 0)
     later = records(back(7), change(3))
     later["at_ns"] += 10
-    assert settled(np.concatenate([held, later]), 5) == ([2, 3], [])
+    assert settled(np.concatenate([held, later]), 5) == ([2], [3])
 
 
 def test_only_the_last_end_at_an_address_is_taken_back() -> None:
@@ -107,11 +108,18 @@ def is_reused(*rows: dict[str, Any]) -> bool:
     return bool(told[0]["hints"] & REUSED)
 
 
-@pytest.mark.parametrize("to", [S.SYN_RECV, S.SYN_SENT])
-def test_a_time_wait_whose_ends_a_new_connection_takes_is_reused(to: TcpState) -> None:
-    new = {"from": S.LISTEN, "to": to, **ENDS}
-    assert is_reused(gone(1, 7, S.TIME_WAIT, **ENDS), new)
-    assert is_reused(gone(1, 7, S.TIME_WAIT, **ENDS), *[change(2)] * (REUSE_ROWS - 1), new)
+def test_a_time_wait_whose_ends_a_new_connection_takes_is_reused() -> None:
+    received = {"from": S.LISTEN, "to": S.SYN_RECV, **ENDS}
+    assert is_reused(gone(1, 7, S.TIME_WAIT, **ENDS), received)
+    assert is_reused(gone(1, 7, S.TIME_WAIT, **ENDS), *[change(2)] * 100, received)
+    assert not is_reused(gone(1, 7, S.TIME_WAIT, **ENDS), {**received, "at_ns": AT_ONCE_NS + 2})
+
+
+def test_connect_has_begun_when_it_takes_the_place() -> None:
+    called = {"from": S.CLOSE, "to": S.SYN_SENT, **ENDS}
+    told, _ = settle(records(called, gone(1, 7, S.TIME_WAIT, **ENDS)), None)
+    assert told[1]["hints"] & REUSED
+    assert not is_reused(gone(1, 7, S.TIME_WAIT, **ENDS), called)
 
 
 @pytest.mark.parametrize(

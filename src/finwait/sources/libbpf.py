@@ -199,7 +199,8 @@ class BpfObject:
         self._library = open_library()
         data = read_object(name, directory)
         self._library.messages.clear()
-        self._object = self._library.call("bpf_object__open_mem", data, len(data), None)
+        with interrupts_put_off():
+            self._object = self._library.call("bpf_object__open_mem", data, len(data), None)
         if not self._object:
             raise self._library.failure(ctypes.get_errno(), f"bpf_object__open {name}")
         try:
