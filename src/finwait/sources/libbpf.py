@@ -12,7 +12,8 @@ import os
 import sys
 from contextlib import contextmanager
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
-from signal import SIG_BLOCK, SIG_SETMASK, SIGINT, pthread_sigmask
+from signal import SIGINT, signal
+from threading import current_thread, main_thread
 
 from finwait.errors import FinwaitError, NotPermitted, NotSupported, SourceError
 from finwait.wire.bpf_layouts import SOURCES_DIGEST
@@ -62,11 +63,17 @@ _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
 @contextmanager
 def interrupts_put_off() -> Iterator[None]:
     """Ctrl-C comes behind the block: in it libbpf calls back to keep what it says, and an exception would be lost there."""
-    before = pthread_sigmask(SIG_BLOCK, {SIGINT})
+    if current_thread() is not main_thread():  # only the main thread is interrupted
+        yield
+        return
+    came: list[int] = []
+    before = signal(SIGINT, lambda number, _: came.append(number))
     try:
         yield
     finally:
-        pthread_sigmask(SIG_SETMASK, before)
+        signal(SIGINT, before)
+    if came and callable(before):
+        before(SIGINT, None)
 
 
 class _AttachOptions(ctypes.Structure):
@@ -317,7 +324,8 @@ class BpfObject:
                     self.map_descriptor(over).to_bytes(4, sys.byteorder), LINK_INFO_BYTES
                 )
                 options = _AttachOptions(ctypes.sizeof(_AttachOptions), ctypes.addressof(info), LINK_INFO_BYTES)
-            link = library.call("bpf_program__attach_iter", self._program(program), options and byref(options))
+            with interrupts_put_off():
+                link = library.call("bpf_program__attach_iter", self._program(program), options and byref(options))
             if not link:
                 raise library.failure(ctypes.get_errno(), f"bpf_program__attach_iter {program}")
             self._links[program] = link
@@ -326,7 +334,8 @@ class BpfObject:
 
     def attach(self, program: str) -> None:
         """Let the kernel run `program` at its tracepoint until this object is closed."""
-        link = self._library.call("bpf_program__attach", self._program(program))
+        with interrupts_put_off():
+            link = self._library.call("bpf_program__attach", self._program(program))
         if not link:
             raise self._library.failure(ctypes.get_errno(), f"bpf_program__attach {program}")
         self._links[program] = link
