@@ -10,10 +10,8 @@ import ctypes
 import errno
 import os
 import sys
-from contextlib import contextmanager
+from _signal import SIGINT, signal
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
-from signal import SIGINT, signal
-from threading import current_thread, main_thread
 
 from finwait.errors import FinwaitError, NotPermitted, NotSupported, SourceError
 from finwait.wire.bpf_layouts import SOURCES_DIGEST
@@ -60,20 +58,26 @@ _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
 }
 
 
-@contextmanager
-def interrupts_put_off() -> Iterator[None]:
+class InterruptsPutOff:
     """Ctrl-C comes behind the block: in it libbpf calls back to keep what it says, and an exception would be lost there."""
-    if current_thread() is not main_thread():  # only the main thread is interrupted
-        yield
-        return
-    came: list[int] = []
-    before = signal(SIGINT, lambda number, _: came.append(number))
-    try:
-        yield
-    finally:
-        signal(SIGINT, before)
-    if came and callable(before):
-        before(SIGINT, None)
+
+    def __enter__(self) -> None:
+        self._came = False
+        self._before: object = None
+        try:
+            self._before = signal(SIGINT, self._remember)
+        except ValueError:  # not the main thread, which alone is interrupted
+            return
+
+    def _remember(self, *_: object) -> None:
+        self._came = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is None:
+            return
+        signal(SIGINT, self._before)  # type: ignore[arg-type]
+        if self._came and callable(self._before):
+            self._before(SIGINT, None)
 
 
 class _AttachOptions(ctypes.Structure):
@@ -206,7 +210,7 @@ class BpfObject:
         self._library = open_library()
         data = read_object(name, directory)
         self._library.messages.clear()
-        with interrupts_put_off():
+        with InterruptsPutOff():
             self._object = self._library.call("bpf_object__open_mem", data, len(data), None)
         if not self._object:
             raise self._library.failure(ctypes.get_errno(), f"bpf_object__open {name}")
@@ -218,7 +222,7 @@ class BpfObject:
                 )
             for program in without:
                 self._library.call("bpf_program__set_autoload", self._program(program), False)
-            with interrupts_put_off():
+            with InterruptsPutOff():
                 loaded = self._library.call("bpf_object__load", self._object)
             self._check(loaded, "bpf_object__load")
         except BaseException:
@@ -324,7 +328,7 @@ class BpfObject:
                     self.map_descriptor(over).to_bytes(4, sys.byteorder), LINK_INFO_BYTES
                 )
                 options = _AttachOptions(ctypes.sizeof(_AttachOptions), ctypes.addressof(info), LINK_INFO_BYTES)
-            with interrupts_put_off():
+            with InterruptsPutOff():
                 link = library.call("bpf_program__attach_iter", self._program(program), options and byref(options))
             if not link:
                 raise library.failure(ctypes.get_errno(), f"bpf_program__attach_iter {program}")
@@ -334,7 +338,7 @@ class BpfObject:
 
     def attach(self, program: str) -> None:
         """Let the kernel run `program` at its tracepoint until this object is closed."""
-        with interrupts_put_off():
+        with InterruptsPutOff():
             link = self._library.call("bpf_program__attach", self._program(program))
         if not link:
             raise self._library.failure(ctypes.get_errno(), f"bpf_program__attach {program}")
