@@ -10,8 +10,8 @@ import ctypes
 import errno
 import os
 import sys
-from _signal import SIGINT, signal
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from signal import SIGINT, signal
 
 from finwait.errors import FinwaitError, NotPermitted, NotSupported, SourceError
 from finwait.wire.bpf_layouts import SOURCES_DIGEST
