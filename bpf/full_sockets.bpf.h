@@ -421,6 +421,25 @@ static void tell_missed(struct finwait_change *change, struct finwait_life *life
 	tell(&missed);
 }
 
+/* What is left to do once every socket is counted. */
+static inline void count_only(struct finwait_change *change, struct sock *sk)
+{
+	__u32 from = change->from, to = change->to;
+
+	if (to == TCP_LISTEN || (from == TCP_LISTEN && to == TCP_CLOSE))
+		mark_listener(sk, to == TCP_LISTEN);
+	if (to == TCP_CLOSE && from == TCP_FIN_WAIT2 && wants & FINWAIT_WANT_ORPHANS) {
+		change->cookie = bpf_get_socket_cookie(sk);
+		if (state_of_remainder(change, sk) == TCP_FIN_WAIT2) {
+			describe(change, sk, &(struct finwait_life){});
+			tell_orphan(change);
+		}
+	}
+	if (from == TCP_CLOSE || (from == TCP_LISTEN && to == TCP_SYN_RECV))
+		from = NOBODY;
+	move(change->netns_cookie, from, to == TCP_CLOSE ? NOBODY : to);
+}
+
 SEC("tp_btf/inet_sock_set_state")
 int on_inet_sock_set_state(__u64 *ctx)
 {
@@ -436,12 +455,20 @@ int on_inet_sock_set_state(__u64 *ctx)
 	change.family = sk->__sk_common.skc_family;
 	if (wanted_family && change.family != wanted_family)
 		return 0;
+	if (steady) {
+		count_only(&change, sk);
+		return 0;
+	}
 	change.at_ns = bpf_ktime_get_ns();
 	known = find_life((__u64)sk);
 	if (known && change.from != TCP_CLOSE)
 		life = *known;
 	if (change.from == TCP_LISTEN && change.to == TCP_SYN_RECV) {
 		begin_clone(sk, &life);
+		if (wants & FINWAIT_WANT_SOCKETS) {
+			move(change.netns_cookie, NOBODY, TCP_SYN_RECV);
+			life.hints |= FINWAIT_COUNTED;
+		}
 		life.since_ns = change.at_ns;
 		life.state = change.to;
 		keep_life(sk, &life, known);
@@ -491,7 +518,7 @@ int on_tcp_destroy_sock(__u64 *ctx)
 {
 	struct sock *sk = (struct sock *)ctx[0];
 	struct finwait_change change = {.to = TCP_CLOSE, .evidence = FINWAIT_INFERRED};
-	struct finwait_life *known = find_life((__u64)sk), life = {};
+	struct finwait_life *known = steady ? 0 : find_life((__u64)sk), life = {};
 
 	if (!known)
 		return 0;

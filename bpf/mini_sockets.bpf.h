@@ -241,8 +241,7 @@ static inline void start_fast_open(struct slot *slot)
 	slot->cloned = 0;
 	if (!life || !describe_mini(&change, skc, 0))
 		return;
-	life->hints = FINWAIT_COUNTED;
-	move(change.netns_cookie, NOBODY, TCP_SYN_RECV);
+	life->hints &= ~FINWAIT_BY_COOKIE;
 	change.hints = FINWAIT_FAST_OPEN;
 	tell(&change);
 }
@@ -298,7 +297,7 @@ static inline void complete(struct slot *slot, __u64 since_ns)
 	slot->cloned = 0;
 	if (life) {
 		life->since_ns = since_ns;
-		life->hints = 0;
+		life->hints &= ~FINWAIT_BY_COOKIE;
 	}
 }
 

@@ -45,6 +45,7 @@ struct {
 __u64 wanted_netns[FINWAIT_MOST_NETNS] SEC(".data"); /* cookies; none: all */
 __u64 least_ns SEC(".data"); /* in the state that is left */
 __u32 wants SEC(".data"); /* of enum finwait_wants */
+__u32 steady SEC(".data"); /* whether every full socket is counted in `sockets`, so that none needs a mark in `lives` */
 __u32 timers SEC(".data"); /* whether the programs of mini_sockets.bpf.h are attached */
 __u32 wanted_states SEC(".data"); /* bit n: state n is left or reached */
 __u32 local_ports[2] SEC(".data"); /* first and last */

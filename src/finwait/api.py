@@ -238,7 +238,7 @@ def trace(
     ip: int | None = None,
     netns: str | Sequence[str] = (),
     all_netns: bool = False,
-    buffer_bytes: int = 8 << 20,
+    buffer_bytes: int = 16 << 20,
     proc: str = "/proc",
 ) -> Changes:
     """Follow TCP connections through their states, as ``finwait trace`` does.

@@ -71,9 +71,9 @@ def build_parser() -> CommandParser:
     group.add_argument(
         "--buffer",
         type=_buffer,
-        default=8,
+        default=16,
         metavar="MIB",
-        help=translate(mark("memory for changes that are not written yet (default: 8)")),
+        help=translate(mark("memory for changes that are not written yet (default: 16)")),
     )
     group = parser.add_argument_group(translate(mark("what to tell")))
     kind = group.add_mutually_exclusive_group()

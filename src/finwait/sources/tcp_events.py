@@ -44,7 +44,7 @@ MOST_NETNS = ENUMS["FINWAIT_MOST_NETNS"]
 MOST_PLACES = 1024  # of namespaces that are counted apart
 LEAST_LIVES = 1 << 16
 PORTS = (0, 65535)
-RING_BYTES = 8 << 20
+RING_BYTES = 16 << 20
 _NAME = Layout("finwait_name")
 _QUEUE = Layout("finwait_queue")
 
@@ -164,6 +164,8 @@ class TcpEvents:
                 os.close(walk)
         if owners:
             self.learn_owners()
+        if not self.wants & ~(SOCKETS | ORPHANS):
+            self._object.write_section(".data", globals_section(OBJECT, ".data", wanted | {"steady": 1}))
 
     def _wanted(self, narrowing: Narrowing, request: Request) -> dict[str, int | tuple[int, ...]]:
         cookies = tuple(netns.cookie for netns in self.netns if netns.cookie)
