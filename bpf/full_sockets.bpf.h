@@ -344,7 +344,7 @@ static void tell_lifetime(struct finwait_change *change, struct sock *sk, struct
 	struct finwait_lifetime *record;
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
-	if (!is_of_ports(change) || (least_ns && change->at_ns - path->begins_ns[0] < least_ns))
+	if (!is_of_ports(change) || (least_ns && (!path->begins_ns[0] || change->at_ns - path->begins_ns[0] < least_ns)))
 		return;
 	record = bpf_ringbuf_reserve(&lifetimes, sizeof(*record), 0);
 	if (!record) {

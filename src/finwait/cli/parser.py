@@ -22,7 +22,7 @@ mark("usage: "), mark("options"), mark("positional arguments"), mark("show this 
 
 # Options that only one command has, told to whoever gives them to another.
 OPTIONS_OF_ONE = {
-    "count": ("--by", "--top"),
+    "count": ("--by", "--top", "--watch"),
     "trace": ("--lifetimes", "--summary", "--every", "--min-time", "--no-owners", "--buffer"),
     "list": ("-o", "-i", "-m", "-l", "-p", "-a", "-n", "-t", "--options", "--info", "--memory", "--listening", "--processes",
              "--all", "--numeric", "--tcp", "--columns", "--limit", "--ghosts"),
@@ -31,7 +31,7 @@ OPTIONS_OF_ONE = {
 # Options that take the next word, of any command.
 OPTIONS_WITH_VALUE = frozenset({
     "-N", "--net", "--source", "--read", "--record", "--proc", "--sys", "--cgroup", "--by", "--top", "--sort", "--style",
-    "--color", "--lang", "--columns", "--limit", "--every", "--min-time", "--buffer",
+    "--color", "--lang", "--columns", "--limit", "--every", "--min-time", "--buffer", "--for", "--count", "--watch",
 })  # fmt: skip
 
 

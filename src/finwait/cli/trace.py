@@ -101,7 +101,7 @@ def build_parser() -> CommandParser:
 
 
 def _buffer(word: str) -> int:
-    found = whole_number(word)
+    found = int(word) if word.isascii() and word.isdigit() and len(word) <= 6 else 0
     if not LEAST_BUFFER <= found <= MOST_BUFFER:
         raise UsageError("'{word}' is no number of MiB from 1 to 1024", word=word)
     return found

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 
 from finwait.render.change_lines import TRACE_SCHEMA
+from finwait.render.documents import csv_cell
 from finwait.table.cells import format_time
 from finwait.tcp.state import LIFE_ORDER
 from finwait.text.escape import escape_foreign
 from finwait.text.messages import mark, translate
-from finwait.text.width import pad_right
+from finwait.text.width import pad_left, pad_right
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from finwait.render.style import Style
     from finwait.table.change import Summary, Times, Totals
-    from finwait.table.snapshot import Netns
+    from finwait.table.snapshot import Cell, Netns
     from finwait.tcp.state import TcpState
 
 PERCENTS = (50, 90, 99)
@@ -46,7 +47,10 @@ def _netns_text(netns: Netns | None) -> str:
 def _transitions(totals: Totals, seconds: float, style: Style) -> Iterator[str]:
     yield ""
     titles = (translate(mark("FROM")), translate(mark("TO")), translate(mark("CHANGES")), translate(mark("A SECOND")))
-    yield style.paint(f"{pad_right(titles[0], 14)}{pad_right(titles[1], 14)}{titles[2]:>12}  {titles[3]:>12}", "bold")
+    yield style.paint(
+        f"{pad_right(titles[0], 14)}{pad_right(titles[1], 14)}{pad_left(titles[2], 12)}  {pad_left(titles[3], 12)}",
+        "bold",
+    )
     for (left, reached), count in totals.changes.items():
         yield f"{left.rfc:<14}{reached.rfc:<14}{count:>12}  {count / max(seconds, 1e-6):>12.1f}"
 
@@ -62,7 +66,7 @@ def _times(totals: Totals, style: Style) -> Iterator[str]:
         translate(mark("MEAN")),
         *(f"P{percent}" for percent in PERCENTS),
     ]
-    yield style.paint(pad_right(titles[0], 14) + "".join(f"{title:>12}" for title in titles[1:]), "bold")
+    yield style.paint(pad_right(titles[0], 14) + "".join(pad_left(title, 12) for title in titles[1:]), "bold")
     for state, times in rows:
         cells = [
             str(times.count),
@@ -106,12 +110,19 @@ def _time(state: TcpState, times: Times) -> dict[str, object]:
     return {"state": state.token, "count": times.count, "total_us": times.total_us, **percentiles}
 
 
-def summary_rows(summary: Summary) -> Iterator[tuple[str | int | None, ...]]:
+def summary_rows(summary: Summary) -> Iterator[tuple[Cell, ...]]:
     """Transitions for a CSV writer: from, to (moments), netns, from, to (states), count."""
     for totals in summary.totals:
         netns = None if totals.netns is None else totals.netns.label
         for (left, reached), count in totals.changes.items():
-            yield (format_time(summary.from_ns), format_time(summary.to_ns), netns, left.token, reached.token, count)
+            yield (
+                format_time(summary.from_ns),
+                format_time(summary.to_ns),
+                csv_cell(netns),
+                left.token,
+                reached.token,
+                count,
+            )
 
 
 SUMMARY_NAMES = ("begin", "end", "netns", "from", "to", "count")

@@ -8,7 +8,7 @@ import numpy as np
 
 from finwait.sources.bpf_table import ip_versions
 from finwait.table.batch import Batch, ColumnData
-from finwait.table.change import EVIDENCE, Times, Totals
+from finwait.table.change import EVENT, EVIDENCE, Times, Totals
 from finwait.table.snapshot import Netns
 from finwait.tcp.causes import Seen, find_cause
 from finwait.tcp.state import LIFE_ORDER, TcpState
@@ -111,10 +111,10 @@ def _paths(records: Array) -> ColumnData:
     spent = np.where(begins[:, :-1] != 0, (begins[:, 1:] - begins[:, :-1]) // 1000, -1).tolist()
     tokens = [TcpState(number).token if number in TcpState._value2member_map_ else "" for number in range(256)]
     rows = zip(records["states"].tolist(), spent, counts.tolist(), records["to"].tolist(), strict=True)
-    texts = [
-        " ".join([*(f"{tokens[states[at]]} {times[at]}" for at in range(count)), tokens[to]])
-        for states, times, count, to in rows
-    ]
+    texts = []
+    for states, times, count, to in rows:
+        left = count - (count > 0 and states[count - 1] == to)  # what is left of it stays in the state that it had
+        texts.append(" ".join([*(f"{tokens[states[at]]} {times[at]}" for at in range(left)), tokens[to]]))
     dictionary = tuple(dict.fromkeys(texts))
     code_by_text = {text: code for code, text in enumerate(dictionary)}
     return ColumnData(np.asarray([code_by_text[text] for text in texts], dtype="i4"), None, dictionary)
@@ -183,7 +183,9 @@ def _causes(records: Array) -> ColumnData:
     keys = np.zeros(len(records), dtype=np.uint64)
     for part in parts:
         keys = keys << np.uint64(16) | records[part] if part == "hints" else keys << np.uint64(8) | records[part]
-    return _texts(keys, _cause)
+    found = _texts(keys, _cause)
+    told = records["evidence"] == EVIDENCE.index(EVENT)  # of what was missed nobody has seen why
+    return ColumnData(found.values, found.valid_mask() & told, found.dictionary)
 
 
 def _cause(key: int) -> str | None:

@@ -43,6 +43,7 @@ TIME_WAIT_NS = 60_000_000_000  # TCP_TIMEWAIT_LEN (include/net/tcp.h)
 MOST_NETNS = ENUMS["FINWAIT_MOST_NETNS"]
 MOST_PLACES = 1024  # of namespaces that are counted apart
 LEAST_LIVES = 1 << 16
+LISTENERS = 1 << 12  # a reading visits as many buckets
 PORTS = (0, 65535)
 RING_BYTES = 16 << 20
 _NAME = Layout("finwait_name")
@@ -133,6 +134,7 @@ class TcpEvents:
             "changes": ring if self.wants & (CHANGES | ORPHANS) else LEAST_BYTES,
             "lifetimes": ring if self.wants & LIFETIMES else LEAST_BYTES,
             "lives": sockets,
+            "listeners": LISTENERS if sockets == LEAST_LIVES else sockets,
             "paths": sockets if self.wants & LIFETIMES else 1,
             "totals": self._places + 1 if self.wants & COUNTS else 1,
             "sockets": self._places + 1 if self.wants & SOCKETS else 1,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 LOOKUPS = 32  # of one reading: about half a millisecond
 RING_BYTES = 1 << 20
-ORPHANS_LOST = mark("{count} connections in FIN-WAIT-2 lost their program unseen: they are counted as TIME-WAIT")
+NO_ROOM = mark("{count} sockets or changes found no room: the counts may differ from what a walk finds")
 SPLIT = mark(
     "of {count} connections counted as FIN-WAIT-2 some may be in TIME-WAIT by now: {looked_up} are looked up at a time"
 )
@@ -78,7 +78,7 @@ class Tally:
             counts[TcpState.TIME_WAIT] += timewait - orphans
         lost = self._events.lost()
         if lost:
-            provenance.add_notice(Notice("orphans_lost", ORPHANS_LOST, missing="fin_wait_2", arguments={"count": lost}))
+            provenance.add_notice(Notice("tally_no_room", NO_ROOM, missing="sockets", arguments={"count": lost}))
         provenance.add_notice(Notice("closed_not_counted", CLOSED_NOT_COUNTED, missing="closed"))
         provenance.taken_to = time.time()
         groups = [Group((state.token,), counts[state]) for state in LIFE_ORDER]

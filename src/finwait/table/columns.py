@@ -185,7 +185,7 @@ CHANGE_COLUMNS: tuple[Column, ...] = (
         nullable=True,
     ),
     Column("error", TEXT, mark("error that the program is told"), nullable=True),
-    Column("evidence", TEXT, mark("how finwait knows: event (the kernel told it), lookup, inferred")),
+    Column("evidence", TEXT, mark("how finwait knows: event (the kernel told it), or inferred from the next one")),
 )
 # What a connection has at its end.
 LIFETIME_COLUMNS: tuple[Column, ...] = (

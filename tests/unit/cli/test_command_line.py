@@ -9,6 +9,7 @@ from finwait.cli.count import build_parser as count_parser
 from finwait.cli.list import build_parser as list_parser
 from finwait.cli.main import _choose_command
 from finwait.cli.parser import OPTIONS_OF_ONE, OPTIONS_WITH_VALUE
+from finwait.cli.trace import build_parser as trace_parser
 from finwait.errors import UsageError
 
 PARSERS = {"count": count_parser, "list": list_parser}
@@ -35,7 +36,7 @@ def test_a_command_may_stand_behind_options(words: list[str], command: str, rest
 def test_options_that_take_a_value_are_those_of_the_parsers() -> None:
     taking = {
         name
-        for build in PARSERS.values()
+        for build in (*PARSERS.values(), trace_parser)
         for action in build()._actions
         if action.option_strings and action.nargs != 0
         for name in action.option_strings
