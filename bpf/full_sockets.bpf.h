@@ -1,83 +1,17 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only
  *
- * Changes of full sockets: the tracepoint inet_sock_set_state, and what others say of the cause and of the owner.
+ * Changes of full sockets: the tracepoint inet_sock_set_state, and what others say of the cause.
  */
 #ifndef FINWAIT_FULL_SOCKETS_BPF_H
 #define FINWAIT_FULL_SOCKETS_BPF_H
 
+#include "lifetimes.bpf.h"
+#include "owners.bpf.h"
 #include "slots.bpf.h"
-
-enum {
-	PF_KTHREAD = 0x00200000, /* include/linux/sched.h */
-};
 
 enum sock_flags { /* include/net/sock.h; CO-RE finds the kernel's values */
 	SOCK_LINGER = 4,
 };
-
-/* The states that a connection had; only where whole lives are wanted. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1);
-	__type(key, __u64); /* address */
-	__type(value, struct finwait_path);
-} paths SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
-	__type(key, __u32); /* tgid */
-	__type(value, struct finwait_name);
-} names SEC(".maps");
-
-__u32 reader_level SEC(".data"); /* of the pid namespace in which processes are counted */
-__u32 reader_pid_ns SEC(".data"); /* its inode number */
-
-static inline void remember_name(__u32 tgid, struct task_struct *task)
-{
-	union {
-		struct finwait_name name;
-		__u64 words[2];
-	} now = {}, *known = bpf_map_lookup_elem(&names, &tgid);
-
-	bpf_probe_read_kernel_str(now.name.comm, sizeof(now.name.comm), task->group_leader->comm);
-	if (!known || known->words[0] != now.words[0] || known->words[1] != now.words[1])
-		bpf_map_update_elem(&names, &tgid, &now, BPF_ANY);
-}
-
-/* The process that runs, as the reader counts processes; 0 where it is none of the reader's, or no program. */
-static inline __u32 running_tgid(void)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct pid_namespace *space;
-	struct upid *number;
-	struct pid *pid;
-	__u32 tgid = task->tgid;
-
-	if (task->flags & PF_KTHREAD)
-		return 0;
-	if (reader_level) {
-		pid = task->group_leader->thread_pid;
-		number = (void *)__builtin_preserve_access_index(&pid->numbers) +
-			 reader_level * __builtin_preserve_type_info(*(struct upid *)0, 1);
-		space = READ(number, ns);
-		if (pid->level < reader_level || READ(space, ns.inum) != reader_pid_ns)
-			return 0;
-		tgid = READ(number, nr);
-	}
-	remember_name(tgid, task);
-	return tgid;
-}
-
-/* Only calls of a program that has the socket lead there, and hold it meanwhile; all else may happen on any processor, in any
- * task's time. So may the FIN of a shutdown() that came before the handshake was complete (Linux 6.10). */
-static inline int is_call(struct sock *sk, __u8 from, __u8 to)
-{
-	if (!sk->sk_lock.owned)
-		return 0;
-	return to == TCP_SYN_SENT || to == TCP_LISTEN || to == TCP_FIN_WAIT1 || (from == TCP_CLOSE_WAIT && to == TCP_LAST_ACK);
-}
 
 static inline void copy_full_addresses(struct finwait_change *change, struct sock *sk)
 {
@@ -318,79 +252,6 @@ static inline void mark_listener(struct sock *sk, int listens)
 		__sync_fetch_and_add(&lost_lives, 1);
 }
 
-/* -- whole lives */
-
-static inline void add_step(struct finwait_path *path, __u8 state, __u64 begin_ns)
-{
-	int index;
-
-	for (index = 0; index < FINWAIT_STEPS; index++) {
-		if (path->states[index])
-			continue;
-		path->states[index] = state;
-		path->begins_ns[index] = begin_ns;
-		return;
-	}
-}
-
-static inline int is_of_ports(struct finwait_change *change)
-{
-	return change->local_port >= local_ports[0] && change->local_port <= local_ports[1] &&
-	       change->peer_port >= peer_ports[0] && change->peer_port <= peer_ports[1];
-}
-
-static void tell_lifetime(struct finwait_change *change, struct sock *sk, struct finwait_path *path)
-{
-	struct finwait_lifetime *record;
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-
-	if (!is_of_ports(change) || (least_ns && (!path->begins_ns[0] || change->at_ns - path->begins_ns[0] < least_ns)))
-		return;
-	record = bpf_ringbuf_reserve(&lifetimes, sizeof(*record), 0);
-	if (!record) {
-		__sync_fetch_and_add(&lost_changes, 1);
-		return;
-	}
-	record->change = *change;
-	record->path = *path;
-	record->bytes_acked = tp ? tp->bytes_acked : 0;
-	record->bytes_received = tp ? tp->bytes_received : 0;
-	record->srtt_us = tp ? tp->srtt_us >> 3 : 0;
-	record->total_retrans = tp ? tp->total_retrans : 0;
-	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
-}
-
-/* change: with the states of the socket, not of what remains of it */
-static void follow(struct finwait_change *change, struct sock *sk, __u8 remains)
-{
-	struct finwait_path first = {}, *path;
-	__u64 key = (__u64)sk;
-	__u8 to = change->to;
-
-	if (to == TCP_LISTEN || change->from == TCP_LISTEN) /* no connection */
-		return;
-	path = bpf_map_lookup_elem(&paths, &key);
-	if (!path || change->from == TCP_CLOSE) {
-		if (change->from != TCP_CLOSE)
-			add_step(&first, change->from, change->since_ns);
-		if (to != TCP_CLOSE) {
-			add_step(&first, to, change->at_ns);
-			if (bpf_map_update_elem(&paths, &key, &first, BPF_ANY))
-				__sync_fetch_and_add(&lost_lives, 1);
-			return;
-		}
-		path = &first;
-	}
-	if (to != TCP_CLOSE) {
-		add_step(path, to, change->at_ns);
-		return;
-	}
-	change->to = remains;
-	tell_lifetime(change, sk, path);
-	change->to = to;
-	bpf_map_delete_elem(&paths, &key);
-}
-
 /* -- the tracepoints */
 
 static inline void keep_life(struct sock *sk, struct finwait_life *life, struct finwait_life *known)
@@ -558,30 +419,6 @@ int on_tcp_send_reset(__u64 *ctx)
 	life = find_life((__u64)sk);
 	if (life && life->state != TCP_LISTEN)
 		life->hints |= FINWAIT_RST_SENT;
-	return 0;
-}
-
-/* -- owners of connections that were accepted: whoever sends or receives has the socket */
-
-static inline void own(struct sock *sk)
-{
-	struct finwait_life *life = find_life((__u64)sk);
-
-	if (life && !life->tgid)
-		life->tgid = running_tgid();
-}
-
-SEC("tp_btf/sock_send_length")
-int on_sock_send_length(__u64 *ctx)
-{
-	own((struct sock *)ctx[0]);
-	return 0;
-}
-
-SEC("tp_btf/sock_recv_length")
-int on_sock_recv_length(__u64 *ctx)
-{
-	own((struct sock *)ctx[0]);
 	return 0;
 }
 

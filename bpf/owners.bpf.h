@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only
+ *
+ * Who has a socket: whoever changes its state by a call, sends or receives. The task that runs when a segment arrives is nobody.
+ */
+#ifndef FINWAIT_OWNERS_BPF_H
+#define FINWAIT_OWNERS_BPF_H
+
+#include "slots.bpf.h"
+
+enum {
+	PF_KTHREAD = 0x00200000, /* include/linux/sched.h */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u32); /* tgid */
+	__type(value, struct finwait_name);
+} names SEC(".maps");
+
+__u32 reader_level SEC(".data"); /* of the pid namespace in which processes are counted */
+__u32 reader_pid_ns SEC(".data"); /* its inode number */
+
+static inline void remember_name(__u32 tgid, struct task_struct *task)
+{
+	union {
+		struct finwait_name name;
+		__u64 words[2];
+	} now = {}, *known = bpf_map_lookup_elem(&names, &tgid);
+
+	bpf_probe_read_kernel_str(now.name.comm, sizeof(now.name.comm), task->group_leader->comm);
+	if (!known || known->words[0] != now.words[0] || known->words[1] != now.words[1])
+		bpf_map_update_elem(&names, &tgid, &now, BPF_ANY);
+}
+
+/* The process that runs, as the reader counts processes; 0 where it is none of the reader's, or no program. */
+static inline __u32 running_tgid(void)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct pid_namespace *space;
+	struct upid *number;
+	struct pid *pid;
+	__u32 tgid = task->tgid;
+
+	if (task->flags & PF_KTHREAD)
+		return 0;
+	if (reader_level) {
+		pid = task->group_leader->thread_pid;
+		number = (void *)__builtin_preserve_access_index(&pid->numbers) +
+			 reader_level * __builtin_preserve_type_info(*(struct upid *)0, 1);
+		space = READ(number, ns);
+		if (pid->level < reader_level || READ(space, ns.inum) != reader_pid_ns)
+			return 0;
+		tgid = READ(number, nr);
+	}
+	remember_name(tgid, task);
+	return tgid;
+}
+
+/* Only calls of a program that has the socket lead there, and hold it meanwhile; all else may happen on any processor, in any
+ * task's time. So may the FIN of a shutdown() that came before the handshake was complete (Linux 6.10). */
+static inline int is_call(struct sock *sk, __u8 from, __u8 to)
+{
+	if (!sk->sk_lock.owned)
+		return 0;
+	return to == TCP_SYN_SENT || to == TCP_LISTEN || to == TCP_FIN_WAIT1 || (from == TCP_CLOSE_WAIT && to == TCP_LAST_ACK);
+}
+
+/* -- owners of connections that were accepted: whoever sends or receives has the socket */
+
+static inline void own(struct sock *sk)
+{
+	struct finwait_life *life = find_life((__u64)sk);
+
+	if (life && !life->tgid)
+		life->tgid = running_tgid();
+}
+
+SEC("tp_btf/sock_send_length")
+int on_sock_send_length(__u64 *ctx)
+{
+	own((struct sock *)ctx[0]);
+	return 0;
+}
+
+SEC("tp_btf/sock_recv_length")
+int on_sock_recv_length(__u64 *ctx)
+{
+	own((struct sock *)ctx[0]);
+	return 0;
+}
+
+#endif
