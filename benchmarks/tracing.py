@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 SECONDS = 2
-START_S = 1.5  # a tracer that has not begun by then would spoil the measurement
+PATIENCE_S = 20.0
 PORT = 8080
 NGINX = """
 daemon off;
@@ -59,10 +59,11 @@ class Tracer(NamedTuple):
     name: str
     command: tuple[str, ...]
     budget: float | None = None
+    speaks: bool = True
 
 
 TRACERS = (
-    Tracer("nothing (how far two runs differ)", ("sleep", "60")),
+    Tracer("nothing (how far two runs differ)", ("sleep", "60"), speaks=False),
     Tracer("finwait count --watch 1", (FINWAIT, "count", "--watch", "1", "--ndjson"), 0.05),
     Tracer("finwait trace --summary", (FINWAIT, "trace", "--summary", "--every", "1", "--ndjson")),
     Tracer("finwait trace --lifetimes", (FINWAIT, "trace", "--lifetimes")),
@@ -136,7 +137,7 @@ def run_with(tracer: Tracer, enter: Sequence[str], before: float) -> tuple[Run, 
     """One turn, and the throughput without a tracer behind it."""
     with tempfile.NamedTemporaryFile() as output, tempfile.NamedTemporaryFile() as errors:
         process = subprocess.Popen([*enter, *tracer.command], stdout=output, stderr=errors)
-        time.sleep(START_S)
+        _await_begin(tracer, (output.name, errors.name))
         begun = _count_lines(output.name)
         rate = throughput(enter)
         lines = _count_lines(output.name) - begun
@@ -144,6 +145,15 @@ def run_with(tracer: Tracer, enter: Sequence[str], before: float) -> tuple[Run, 
         lost = _lost(output.name, errors.name)
     after = throughput(enter)
     return Run(rate / ((before + after) / 2), rate, lines / SECONDS, lost, usage.ru_utime), after
+
+
+def _await_begin(tracer: Tracer, paths: Sequence[str]) -> None:
+    """Until the tracer says anything, which all of them do when they are attached."""
+    deadline = time.monotonic() + PATIENCE_S
+    while tracer.speaks and not any(os.path.getsize(path) for path in paths):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{tracer.name} does not begin")
+        time.sleep(0.01)
 
 
 def _end(process: subprocess.Popen[bytes]) -> resource.struct_rusage:

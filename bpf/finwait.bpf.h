@@ -207,7 +207,6 @@ struct tcp_sock {
 	__u32 total_retrans;
 	__u64 bytes_received;
 	__u64 bytes_acked;
-	__u8 syn_fastopen_child : 1;
 } KERNEL_TYPE;
 
 struct inet_timewait_sock {
@@ -542,6 +541,22 @@ static inline __u32 tgid_of(struct task_struct *task)
 					      __builtin_preserve_field_info(((struct upid *)0)->nr, 0));
 	}
 	return nr;
+}
+
+/* local, peer: of 16 bytes, zeros before; IPv4 in the first four. */
+static inline void copy_addresses(__u8 *local, __u8 *peer, struct sock_common *skc)
+{
+	if (skc->skc_family == AF_INET6) {
+		struct in6_addr from = skc->skc_v6_rcv_saddr, to = skc->skc_v6_daddr;
+
+		__builtin_memcpy(local, &from, 16);
+		__builtin_memcpy(peer, &to, 16);
+	} else {
+		__u32 from = skc->skc_rcv_saddr, to = skc->skc_daddr;
+
+		__builtin_memcpy(local, &from, 4);
+		__builtin_memcpy(peer, &to, 4);
+	}
 }
 
 /* The TCP or MPTCP socket behind `file`, NULL where there is none. */

@@ -13,25 +13,6 @@ enum sock_flags { /* include/net/sock.h; CO-RE finds the kernel's values */
 	SOCK_LINGER = 4,
 };
 
-static inline void copy_full_addresses(struct finwait_change *change, struct sock *sk)
-{
-	struct sock_common *skc = &sk->__sk_common;
-
-	change->family = skc->skc_family;
-	change->peer_port = swap16(skc->skc_dport);
-	if (change->family == AF_INET6) {
-		struct in6_addr local = skc->skc_v6_rcv_saddr, peer = skc->skc_v6_daddr;
-
-		__builtin_memcpy(change->local_address, &local, 16);
-		__builtin_memcpy(change->peer_address, &peer, 16);
-	} else {
-		__u32 local = skc->skc_rcv_saddr, peer = skc->skc_daddr;
-
-		__builtin_memcpy(change->local_address, &local, 4);
-		__builtin_memcpy(change->peer_address, &peer, 4);
-	}
-}
-
 /* Whether nothing refers to the file any more: close() of the last descriptor, or exit, is what happens. */
 static inline int is_released(struct sock *sk)
 {
@@ -43,19 +24,6 @@ static inline int is_released(struct sock *sk)
 	if (__builtin_preserve_field_info(file->f_ref, FIELD_EXISTS))
 		return file->f_ref.refcnt.counter < 0;
 	return ((struct file___before_6_13 *)file)->f_count.counter <= 0;
-}
-
-static inline int is_fast_open(struct sock *sk)
-{
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-	__u64 word = 0;
-
-	if (!tp || !__builtin_preserve_field_info(tp->syn_fastopen_child, FIELD_EXISTS))
-		return 0;
-	bpf_probe_read_kernel(&word, __builtin_preserve_field_info(tp->syn_fastopen_child, FIELD_BYTES),
-			      (void *)tp + __builtin_preserve_field_info(tp->syn_fastopen_child, FIELD_OFFSET));
-	return word << __builtin_preserve_field_info(tp->syn_fastopen_child, FIELD_LEFT) >>
-	       __builtin_preserve_field_info(tp->syn_fastopen_child, FIELD_RIGHT);
 }
 
 static inline int is_linger_0(struct sock *sk)
@@ -99,12 +67,12 @@ static inline void describe(struct finwait_change *change, struct sock *sk, stru
 	if (is_told_in_full()) {
 		change->cookie = bpf_get_socket_cookie(sk);
 		change->tgid = life->tgid;
-		copy_full_addresses(change, sk);
+		copy_addresses(change->local_address, change->peer_address, &sk->__sk_common);
 		describe_cause(change, sk, life);
 	} else if (change->to == TCP_FIN_WAIT2 || change->to == TCP_CLOSING || change->to == TCP_CLOSE) {
 		change->cookie = bpf_get_socket_cookie(sk); /* its timewait socket will have it */
 		if (wants & FINWAIT_WANT_ORPHANS && change->from == TCP_FIN_WAIT2)
-			copy_full_addresses(change, sk);
+			copy_addresses(change->local_address, change->peer_address, &sk->__sk_common);
 	}
 }
 
@@ -268,6 +236,17 @@ static inline void keep_life(struct sock *sk, struct finwait_life *life, struct 
 	}
 }
 
+/* Whoever runs has the socket. */
+static inline void learn_caller(struct finwait_change *change, struct finwait_life *life)
+{
+	__u32 tgid = running_tgid();
+
+	if (!tgid)
+		return;
+	life->tgid = change->tgid = tgid;
+	change->hints |= FINWAIT_IN_CALL;
+}
+
 /* An event between the last one and this one was missed. */
 static void tell_missed(struct finwait_change *change, struct finwait_life *life)
 {
@@ -344,14 +323,8 @@ int on_inet_sock_set_state(__u64 *ctx)
 		change.since_ns = life.since_ns;
 	if (life.hints & FINWAIT_BY_COOKIE)
 		end_clone(&change, sk);
-	if (is_told_in_full() && is_call(sk, change.from, change.to)) {
-		life.tgid = running_tgid();
-		if (life.tgid)
-			change.hints |= FINWAIT_IN_CALL;
-		else
-			life.tgid = change.tgid;
-		change.tgid = life.tgid;
-	}
+	if (is_told_in_full() && is_call(sk, change.from, change.to))
+		learn_caller(&change, &life);
 	if (life.hints & FINWAIT_COUNTED)
 		counted = life.state;
 	life.since_ns = change.at_ns;
@@ -385,6 +358,7 @@ int on_tcp_destroy_sock(__u64 *ctx)
 		return 0;
 	life = *known;
 	describe(&change, sk, &life);
+	change.family = sk->__sk_common.skc_family;
 	change.netns_cookie = sk->__sk_common.skc_net.net->net_cookie;
 	change.at_ns = bpf_ktime_get_ns();
 	change.since_ns = life.since_ns;

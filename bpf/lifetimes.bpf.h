@@ -29,12 +29,6 @@ static inline void add_step(struct finwait_path *path, __u8 state, __u64 begin_n
 	}
 }
 
-static inline int is_of_ports(struct finwait_change *change)
-{
-	return change->local_port >= local_ports[0] && change->local_port <= local_ports[1] &&
-	       change->peer_port >= peer_ports[0] && change->peer_port <= peer_ports[1];
-}
-
 static void tell_lifetime(struct finwait_change *change, struct sock *sk, struct finwait_path *path)
 {
 	struct finwait_lifetime *record;

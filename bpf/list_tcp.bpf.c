@@ -4,21 +4,6 @@
 
 __u32 wanted_states = 0xffffffff; /* bit n: state n */
 
-static void copy_addresses(struct finwait_connection *row, struct sock_common *sk)
-{
-	if (row->family == AF_INET6) {
-		struct in6_addr local = sk->skc_v6_rcv_saddr, peer = sk->skc_v6_daddr;
-
-		__builtin_memcpy(row->local_address, &local, 16);
-		__builtin_memcpy(row->peer_address, &peer, 16);
-	} else {
-		__u32 local = sk->skc_rcv_saddr, peer = sk->skc_daddr;
-
-		__builtin_memcpy(row->local_address, &local, 4);
-		__builtin_memcpy(row->peer_address, &peer, 4);
-	}
-}
-
 /* As inet_diag's tcp_diag_get_info(): a listener's queues are its accept queue's length and limit. */
 static void copy_full(struct finwait_connection *row, struct tcp_sock *tp)
 {
@@ -56,7 +41,7 @@ int list_tcp(struct bpf_iter__tcp *ctx)
 	row.bound_dev_if = sk->skc_bound_dev_if;
 	row.local_port = sk->skc_num;
 	row.peer_port = swap16(sk->skc_dport);
-	copy_addresses(&row, sk);
+	copy_addresses(row.local_address, row.peer_address, sk);
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (tp)
 		copy_full(&row, tp);

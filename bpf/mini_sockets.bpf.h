@@ -151,8 +151,8 @@ static __u64 time_wait_since(struct timer_list *timer, __u64 now_ns)
 	return learn_tick() ? now_ns + left * (__s64)jiffy_ns - time_wait_ns : 0;
 }
 
-/* Takes what is known of a timewait socket whose timer ends. Returns whether it was kept. */
-static inline int take_mini(struct finwait_mini *mini, struct finwait_change *change, struct timer_list *timer)
+/* Takes what is known of a timewait socket whose timer ends. */
+static inline void take_mini(struct finwait_mini *mini, struct finwait_change *change, struct timer_list *timer)
 {
 	struct finwait_mini *kept = bpf_map_lookup_elem(&minis, &change->cookie);
 
@@ -160,11 +160,10 @@ static inline int take_mini(struct finwait_mini *mini, struct finwait_change *ch
 		mini->state = READ((struct inet_timewait_sock *)time_wait_of(timer), tw_substate);
 		if (mini->state == TCP_TIME_WAIT)
 			mini->since_ns = time_wait_since(timer, change->at_ns);
-		return 0;
+		return;
 	}
 	*mini = *kept;
 	bpf_map_delete_elem(&minis, &change->cookie);
-	return 1;
 }
 
 /* The birth of a timewait socket is told where its connection is CLOSED, a moment later (`state_of_remainder`). */

@@ -15,17 +15,7 @@ static inline void write_endpoints(struct seq_file *seq, struct sock *sk)
 	/* a socket that was reset has given its port back (skc_num is 0) and still tells it here */
 	ends.local_port = tp ? swap16(tp->inet_conn.icsk_inet.inet_sport) : 0;
 	ends.peer_port = swap16(sk->__sk_common.skc_dport);
-	if (sk->__sk_common.skc_family == AF_INET6) {
-		struct in6_addr local = sk->__sk_common.skc_v6_rcv_saddr, peer = sk->__sk_common.skc_v6_daddr;
-
-		__builtin_memcpy(ends.local_address, &local, 16);
-		__builtin_memcpy(ends.peer_address, &peer, 16);
-	} else {
-		__u32 local = sk->__sk_common.skc_rcv_saddr, peer = sk->__sk_common.skc_daddr;
-
-		__builtin_memcpy(ends.local_address, &local, 4);
-		__builtin_memcpy(ends.peer_address, &peer, 4);
-	}
+	copy_addresses(ends.local_address, ends.peer_address, &sk->__sk_common);
 	bpf_seq_write(seq, &ends, sizeof(ends));
 }
 

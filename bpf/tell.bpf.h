@@ -68,12 +68,10 @@ static __u32 last_place;
 				      (void *)__builtin_preserve_access_index(&(pointer)->field)); \
 		value;                                                                           \
 	})
+
 enum { /* of __builtin_preserve_field_info */
 	FIELD_OFFSET = 0,
-	FIELD_BYTES = 1,
 	FIELD_EXISTS = 2,
-	FIELD_LEFT = 4,
-	FIELD_RIGHT = 5,
 };
 #define OFFSET(type, field) __builtin_preserve_field_info(((type *)0)->field, FIELD_OFFSET)
 
@@ -89,13 +87,15 @@ static inline int is_wanted_netns(__u64 cookie)
 	return 0;
 }
 
+static inline int is_of_ports(struct finwait_change *change)
+{
+	return change->local_port >= local_ports[0] && change->local_port <= local_ports[1] &&
+	       change->peer_port >= peer_ports[0] && change->peer_port <= peer_ports[1];
+}
+
 static inline int is_wanted(struct finwait_change *change)
 {
-	if (!((wanted_states >> (change->from & 15) | wanted_states >> (change->to & 15)) & 1))
-		return 0;
-	if (change->local_port < local_ports[0] || change->local_port > local_ports[1])
-		return 0;
-	if (change->peer_port < peer_ports[0] || change->peer_port > peer_ports[1])
+	if (!((wanted_states >> (change->from & 15) | wanted_states >> (change->to & 15)) & 1) || !is_of_ports(change))
 		return 0;
 	return !least_ns || (change->since_ns && change->at_ns - change->since_ns >= least_ns);
 }

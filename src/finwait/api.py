@@ -238,15 +238,15 @@ def trace(
     ip: int | None = None,
     netns: str | Sequence[str] = (),
     all_netns: bool = False,
-    buffer_bytes: int = 16 << 20,
+    buffer_bytes: int | None = None,
     proc: str = "/proc",
 ) -> Changes:
     """Follow TCP connections through their states, as ``finwait trace`` does.
 
     filter: a change is of a filter's states where the one that is left or the one that is reached is. seconds: end after so
     long; None: until it is closed. least_us: only changes of connections that were so long in the state that they leave.
-    owners: whether to learn which processes have the sockets. buffer_bytes: memory for changes that were not read yet. The
-    others are those of `count`.
+    owners: whether to learn which processes have the sockets. buffer_bytes: memory for changes that were not read yet (16
+    MiB). The others are those of `count`.
 
     Returns an iterator, and asynchronous iterator, of StateChange (and Loss); close it, or use it as a context manager. Raises
     UsageError, NotSupported, NotPermitted, SourceError.
@@ -256,9 +256,6 @@ def trace(
     request = _request(ip, netns, Roots(proc), "auto", all_netns=all_netns)
     question = TraceQuestion(request, parse(filter), least_us=least_us, owners=owners, ring_bytes=buffer_bytes)
     return Changes(Trace(question, for_s=seconds))
-
-
-__all__ = ["DEFAULT_COLUMNS", "connections", "count"]
 
 
 def diagnose(
@@ -297,3 +294,6 @@ def diagnose(
     request = _request(ip, netns, Roots(proc), source, all_netns=all_netns)
     examiner = examine(request, source=source, for_s=seconds)
     return judge(examiner.cases(), asked, limits or {}, examiner.provenance)
+
+
+__all__ = ["DEFAULT_COLUMNS", "connections", "count", "diagnose", "trace"]

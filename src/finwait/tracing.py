@@ -60,7 +60,7 @@ class TraceQuestion:
         *,
         least_us: int = 0,
         owners: bool = True,
-        ring_bytes: int = RING_BYTES,
+        ring_bytes: int | None = None,
         tells: int = CHANGES,
         every_s: float | None = None,
     ) -> None:
@@ -74,7 +74,7 @@ class TraceQuestion:
             )
         self.least_us = least_us
         self.owners = owners
-        self.ring_bytes = ring_bytes
+        self.ring_bytes = RING_BYTES if ring_bytes is None else ring_bytes
         self.tells = tells
         self.every_s = every_s
 
@@ -197,9 +197,9 @@ class Trace:
     # -- sums
 
     def _summaries(self, events: TcpEvents) -> Iterator[Summary | Loss]:
-        every_s, pause_s = self.question.every_s, PAUSE_S
+        every_s = self.question.every_s
         before, before_ns = events.totals(), time.time_ns()
-        for last in self._looks(pause_s if every_s is None else every_s):
+        for last in self._looks(PAUSE_S if every_s is None else every_s):
             if not last and every_s is None:
                 continue
             yield from self._losses(events)

@@ -34,7 +34,7 @@ def watch_counts(
     """A count every `every_s` seconds, the first at once, for ever.
 
     count: how to count anew. may_tally: whether the kernel's tally answers the question, all states of whole namespaces.
-    source: bpf (nothing but the tally will do), auto, or another (always anew).
+    source: bpf (where it may tally, nothing else will do), auto, or another (always anew).
     """
     tally, notice = _open(request, source, may_tally=may_tally)
     if tally is None:

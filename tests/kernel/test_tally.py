@@ -213,3 +213,38 @@ def test_a_watch_of_a_recording_is_refused() -> None:
     done = run("--watch", "--read", "x.diag")
     assert (done.returncode, done.stdout) == (2, "")
     assert "--watch counts this host" in done.stderr
+
+
+FAST_OPEN = """
+import json
+from ipaddress import ip_address
+from finwait.lab import namespace
+from finwait.lab.builder import NEAR_IPV4
+from finwait.lab.holder import enter_peered_namespace
+from finwait.lab.peer import ACK, MSS_OPTION, SYN, FarEnd, TcpPeer
+from finwait.sources.tcp_tally import Tally
+from finwait.table.request import Request
+import socket
+def state_counts():
+    return {group.key[0]: group.count for group in tally.read().groups if group.count}
+enter_peered_namespace({"net.ipv4.tcp_fastopen": 0x603})
+peer = TcpPeer("far")
+listener = socket.socket()
+listener.bind(("0.0.0.0", 2000))
+listener.listen(5)
+with Tally(Request()) as tally:
+    ends = [FarEnd(peer, ip_address("10.77.2.1"), 10000 + number, NEAR_IPV4, 2000) for number in range(3)]
+    for far in ends:
+        far.send(SYN, payload=b"data", options=MSS_OPTION)
+        far.expect(SYN | ACK)
+    during = [state_counts(), {str(state): count for state, count in namespace.count_by_state().items()}]
+namespace.destroy_all()
+print(json.dumps(during))
+"""
+
+
+def test_a_connection_that_fast_open_made_is_counted_before_its_handshake_is_complete() -> None:
+    done = subprocess.run([sys.executable, "-c", FAST_OPEN], capture_output=True, text=True, check=True)
+    counted, walked = json.loads(done.stdout)
+    assert walked == {"3": 3, "10": 1}
+    assert counted == {"listen": 1, "syn_received": 3}

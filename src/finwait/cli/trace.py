@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from abc import ABC, abstractmethod
 
 from finwait.api import parse
 from finwait.cli import output
@@ -71,7 +72,6 @@ def build_parser() -> CommandParser:
     group.add_argument(
         "--buffer",
         type=_buffer,
-        default=16,
         metavar="MIB",
         help=translate(mark("memory for changes that are not written yet (default: 16)")),
     )
@@ -119,7 +119,7 @@ def run(arguments: Sequence[str]) -> int:
         parse(options.filter),
         least_us=round(options.min_time * 1_000_000),
         owners=options.owners,
-        ring_bytes=options.buffer << 20,
+        ring_bytes=None if options.buffer is None else options.buffer << 20,
         tells=LIFETIMES if options.lifetimes else COUNTS if options.summary else CHANGES,
         every_s=options.every,
     )
@@ -164,7 +164,7 @@ def _follow(trace: Trace, writer: _Writer, most: int | None) -> None:
         sys.stdout.flush()
 
 
-class _Writer:
+class _Writer(ABC):
     """Writes what a trace yields. The calls come in this order: begin, then write, sum_up and lose, then end."""
 
     def __init__(self, options: Namespace, trace: Trace) -> None:
@@ -176,13 +176,13 @@ class _Writer:
         """Everything is attached."""
         self.begun = True
 
+    @abstractmethod
     def write(self, batch: Batch) -> None:
         """Changes, or whole lives."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sum_up(self, summary: Summary) -> None:
         """What was counted."""
-        raise NotImplementedError
 
     def lose(self, loss: Loss) -> None:
         """Changes that are not told."""

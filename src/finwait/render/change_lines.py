@@ -7,15 +7,17 @@ are left out at the end. That is some ten times as fast as a document a row, and
 from __future__ import annotations
 
 import time
+from functools import cache
 from json import dumps
 
 import numpy as np
 
 from finwait.render.digits import BLANK, right_aligned_numbers, six_digits
 from finwait.render.documents import provenance_document
-from finwait.table.cells import NAME_OF, format_time
+from finwait.table.cells import NAME_OF, distinct_addresses
 from finwait.table.change import CHANGE_NAMES, LIFETIME_NAMES
 from finwait.table.columns import ADDRESS, DECLARATION_BY_NAME, TEXT, TIME
+from finwait.text.timestamp import format_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,16 +94,21 @@ def _block(batch: Batch, name: str) -> Array:
     if column.kind == TIME:
         return _with_nulls(_timestamps(data.values), data)
     if column.kind == ADDRESS:
-        keys = np.concatenate([data.values, batch.column("family").values[:, None]], axis=1)
-        return _addresses(np.ascontiguousarray(keys), data)
+        texts, inverse = distinct_addresses(data.values, batch.column("family").values)
+        return _with_nulls(_table([f'"{text}"'.encode() for text in texts])[inverse], data)
     if column.kind == TEXT:
         cells = [dumps(text).encode() for text in data.dictionary or ()]
         return _table([*cells, _NULL])[np.where(data.valid_mask(), data.values, len(cells))]
     if column.kind in NAME_OF:
-        table = _table([dumps(NAME_OF[column.kind](number)).encode() for number in range(256)])
-        return _with_nulls(table[data.values], data)
+        return _with_nulls(_words(column.kind)[data.values], data)
     numbers = right_aligned_numbers(np.where(data.valid_mask(), data.values, 0).astype(np.uint64))
     return _with_nulls(np.where(numbers == BLANK, np.uint8(0), numbers), data)
+
+
+@cache
+def _words(kind: str) -> Array:
+    """The machine's word for each number of a column of that kind."""
+    return _table([dumps(NAME_OF[kind](number)).encode() for number in range(256)])
 
 
 def _timestamps(at_ns: Array) -> Array:
@@ -110,14 +117,6 @@ def _timestamps(at_ns: Array) -> Array:
     texts = [time.strftime('"%Y-%m-%dT%H:%M:%S.', time.gmtime(second)).encode() for second in unique.tolist()]
     end = np.broadcast_to(np.frombuffer(b'Z"', dtype=np.uint8), (len(at_ns), 2))
     return np.concatenate([_table(texts)[inverse], six_digits(micros), end], axis=1)
-
-
-def _addresses(keys: Array, data: ColumnData) -> Array:
-    from finwait.table.cells import format_address
-
-    unique, inverse = np.unique(keys.view("V17")[:, 0], return_inverse=True)
-    texts = [f'"{format_address(key.tobytes()[:16], key.tobytes()[16])}"'.encode() for key in unique]
-    return _with_nulls(_table(texts)[inverse], data)
 
 
 def _table(cells: Sequence[bytes]) -> Array:

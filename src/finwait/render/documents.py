@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 from finwait.errors import Phrase
 from finwait.table.owners import OWNER_COLUMNS
 from finwait.text.escape import escape_foreign
 from finwait.text.messages import localize, translate
+from finwait.text.timestamp import format_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,10 +21,7 @@ _FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
 
 def timestamp(seconds: float | None) -> str | None:
     """RFC 3339 in UTC with microseconds."""
-    if seconds is None:
-        return None
-    whole, micros = divmod(round(seconds * 1_000_000), 1_000_000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{micros:06d}Z"
+    return None if seconds is None else format_time(round(seconds * 1_000_000) * 1000)
 
 
 def message_of(notice: Notice) -> str:

@@ -6,10 +6,10 @@ import time
 
 from finwait.render.change_lines import TRACE_SCHEMA
 from finwait.render.documents import csv_cell
-from finwait.table.cells import format_time
 from finwait.tcp.state import LIFE_ORDER
 from finwait.text.escape import escape_foreign
 from finwait.text.messages import mark, translate
+from finwait.text.timestamp import format_time
 from finwait.text.width import pad_left, pad_right
 
 TYPE_CHECKING = False
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from finwait.tcp.state import TcpState
 
 PERCENTS = (50, 90, 99)
-_STATE_CELLS = 12
 
 
 def render_summary(summary: Summary, style: Style, *, with_netns: bool = False) -> Iterator[str]:

@@ -39,7 +39,7 @@ class RingBuffer:
         self._item = np.dtype(
             {
                 "names": ["length", "record"],
-                "formats": ["<u4", record],
+                "formats": ["u4", record],
                 "offsets": [0, HEADER_BYTES],
                 "itemsize": stride,
             }

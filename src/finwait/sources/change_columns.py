@@ -7,7 +7,7 @@ from errno import errorcode
 import numpy as np
 
 from finwait.sources.bpf_table import ip_versions
-from finwait.table.batch import Batch, ColumnData
+from finwait.table.batch import Batch, ColumnData, texts_by_number
 from finwait.table.change import EVENT, EVIDENCE, Times, Totals
 from finwait.table.snapshot import Netns
 from finwait.tcp.causes import Seen, find_cause
@@ -63,7 +63,7 @@ def batch_of(
         "pid": _where_not_zero(records["tgid"]),
         "process": _processes(records["tgid"], names_of),
         "why": _causes(records),
-        "error": _texts(records["error"], lambda number: errorcode.get(number, str(number)) if number else None),
+        "error": texts_by_number(_where_not_zero(records["error"]), lambda number: errorcode.get(number, str(number))),
         "evidence": ColumnData(records["evidence"].astype("i4"), None, EVIDENCE),
     }
     return Batch(len(records), columns)
@@ -157,24 +157,14 @@ def _where_not_zero(values: Array) -> ColumnData:
     return ColumnData(np.ascontiguousarray(values), values != 0)
 
 
-def _texts(keys: Array, text_of: Callable[[int], str | None]) -> ColumnData:
-    """A text column made of numbers, each distinct one named once."""
-    numbers, inverse = np.unique(keys, return_inverse=True)
-    texts = [text_of(number) for number in numbers.tolist()]
-    dictionary = tuple(dict.fromkeys(text for text in texts if text is not None))
-    codes = np.asarray([-1 if text is None else dictionary.index(text) for text in texts], dtype="i4")
-    found = codes[inverse] if len(codes) else np.zeros(len(keys), dtype="i4")
-    return ColumnData(np.maximum(found, 0), found >= 0, dictionary)
-
-
 def _netns(cookies: Array, known: Sequence[Netns]) -> ColumnData:
     label_by_cookie = {netns.cookie: netns.label for netns in known}
-    return _texts(cookies, lambda cookie: label_by_cookie.get(cookie, f"cookie:{cookie}"))
+    return texts_by_number(_where_not_zero(cookies), lambda cookie: label_by_cookie.get(cookie, f"cookie:{cookie}"))
 
 
 def _processes(tgids: Array, names_of: Callable[[Iterable[int]], Mapping[int, str]]) -> ColumnData:
     known = names_of(number for number in np.unique(tgids).tolist() if number)
-    return _texts(tgids, lambda number: known.get(number) if number else None)
+    return texts_by_number(_where_not_zero(tgids), known.get)
 
 
 def _causes(records: Array) -> ColumnData:
@@ -183,7 +173,7 @@ def _causes(records: Array) -> ColumnData:
     keys = np.zeros(len(records), dtype=np.uint64)
     for part in parts:
         keys = keys << np.uint64(16) | records[part] if part == "hints" else keys << np.uint64(8) | records[part]
-    found = _texts(keys, _cause)
+    found = texts_by_number(ColumnData(keys), _cause)
     told = records["evidence"] == EVIDENCE.index(EVENT)  # of what was missed nobody has seen why
     return ColumnData(found.values, found.valid_mask() & told, found.dictionary)
 

@@ -11,7 +11,7 @@ import numpy as np
 from finwait.errors import NotPermitted, NotSupported, SourceError
 from finwait.sources.owner_names import OwnerNames
 from finwait.sources.proc_fd import hidden_processes, sees_all_processes
-from finwait.table.batch import Batch, ColumnData
+from finwait.table.batch import Batch, ColumnData, texts_by_number
 from finwait.table.owners import (
     BY_CGROUP_ID,
     BY_PROC_FD,
@@ -33,7 +33,7 @@ from finwait.text.messages import mark
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from finwait.sources.readers import Reader
     from finwait.table.batch import Array, Mask
@@ -247,13 +247,13 @@ class OwnerJoin:
         return Batch(batch.length, {**batch.columns, **added}, batch.again)
 
     def _processes(self, batch: Batch) -> ColumnData:
-        return _texts_by_number(batch.column("pid"), self.names.process)
+        return texts_by_number(batch.column("pid"), self.names.process)
 
     def _users(self, batch: Batch) -> ColumnData:
-        return _texts_by_number(batch.column("uid"), self.names.user)
+        return texts_by_number(batch.column("uid"), self.names.user)
 
     def _cgroups(self, batch: Batch) -> ColumnData:
-        return _texts_by_number(batch.column("cgroup_id"), self.names.cgroup)
+        return texts_by_number(batch.column("cgroup_id"), self.names.cgroup)
 
     def _identities(self, batch: Batch) -> dict[str, ColumnData]:
         """Containers and units: by process where there is one, else by the socket's own cgroup."""
@@ -266,8 +266,8 @@ class OwnerJoin:
             return self.names.identity(number, 0) if number >= 0 else self.names.identity(None, -number - 1)
 
         return {
-            "container": _texts_by_number(keys, lambda number: identity(number)[0]),
-            "unit": _texts_by_number(keys, lambda number: identity(number)[1]),
+            "container": texts_by_number(keys, lambda number: identity(number)[0]),
+            "unit": texts_by_number(keys, lambda number: identity(number)[1]),
         }
 
     def _matched_by(self, batch: Batch) -> ColumnData:
@@ -309,18 +309,3 @@ def _kinds_of(batch: Batch, held: Mask) -> Array:
     kinds[np.isin(state, (TcpState.LISTEN, TcpState.CLOSE))] = _KIND[NO_DESCRIPTOR]
     kinds[held] = UNKNOWN_KIND
     return kinds
-
-
-def _texts_by_number(data: ColumnData, text_of: Callable[[int], str | None]) -> ColumnData:
-    """A text column made of numbers, each distinct one named once."""
-    known = data.valid_mask()
-    numbers, inverse = np.unique(data.values[known], return_inverse=True)
-    texts = [text_of(number) for number in numbers.tolist()]
-    dictionary = tuple(dict.fromkeys(text for text in texts if text is not None))
-    code_by_text = {text: code for code, text in enumerate(dictionary)}
-    codes = np.asarray([-1 if text is None else code_by_text[text] for text in texts], dtype="i4")
-    values = np.zeros(len(known), dtype="i4")
-    values[known] = codes[inverse] if len(codes) else 0
-    valid = known.copy()
-    valid[known] = values[known] >= 0
-    return ColumnData(np.maximum(values, 0), valid, dictionary)

@@ -7,6 +7,7 @@ ends with the process, however that ends.
 from __future__ import annotations
 
 import os
+import sys
 
 import numpy as np
 
@@ -169,7 +170,7 @@ class TcpEvents:
         if not self.wants & ~(SOCKETS | ORPHANS):
             self._object.write_section(".data", globals_section(OBJECT, ".data", wanted | {"steady": 1}))
 
-    def _wanted(self, narrowing: Narrowing, request: Request) -> dict[str, int | tuple[int, ...]]:
+    def _wanted(self, narrowing: Narrowing, request: Request) -> dict[str, int | bytes]:
         cookies = tuple(netns.cookie for netns in self.netns if netns.cookie)
         if not request.all_netns and len(cookies) > MOST_NETNS:
             self._chosen = np.asarray(cookies, dtype=np.uint64)
@@ -177,12 +178,14 @@ class TcpEvents:
         return {
             "wants": self.wants,
             "timers": self.timers,
-            "wanted_netns": () if request.all_netns or len(cookies) > MOST_NETNS else cookies,
+            "wanted_netns": b""
+            if request.all_netns or len(cookies) > MOST_NETNS
+            else np.asarray(cookies, np.uint64).tobytes(),
             "least_ns": narrowing.least_ns,
             "wanted_states": narrowing.states,
             "wanted_family": narrowing.family or 0,
-            "local_ports": narrowing.local_ports,
-            "peer_ports": narrowing.peer_ports,
+            "local_ports": np.asarray(narrowing.local_ports, np.uint32).tobytes(),
+            "peer_ports": np.asarray(narrowing.peer_ports, np.uint32).tobytes(),
             "room": self._places + 1,
             "reader_level": level,
             "reader_pid_ns": inode,
@@ -235,7 +238,7 @@ class TcpEvents:
         """The names of those of the processes that are known."""
         found = {}
         for tgid in tgids:
-            value = self._object.find_element("names", tgid.to_bytes(4, "little"))
+            value = self._object.find_element("names", tgid.to_bytes(4, sys.byteorder))
             if value is not None:
                 found[tgid] = comm_text(next(_NAME.records(value))[0])
         return found

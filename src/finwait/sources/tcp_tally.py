@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import time
+from struct import Struct
 
 from finwait.errors import NotPermitted, SourceError
 from finwait.sources.namespaces import open_inside
-from finwait.sources.sock_diag import open_diag_socket
+from finwait.sources.sock_diag import open_diag_socket, receive_into, send_request
 from finwait.sources.tcp_events import ORPHANS, SOCKETS, Narrowing, TcpEvents
 from finwait.table.snapshot import Group, Notice, Provenance, Snapshot
 from finwait.tcp.state import LIFE_ORDER, TcpState
@@ -24,7 +25,6 @@ from finwait.wire.netlink import NLMSG_ERROR, parse_messages
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Mapping
 
     from finwait.sources.namespaces import Place
     from finwait.table.batch import Array
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 LOOKUPS = 32  # of one reading: about half a millisecond
 RING_BYTES = 1 << 20
+ANSWER_BYTES = 1 << 12
+_COOKIE = Struct("=II")  # idiag_cookie: the low word first
 NO_ROOM = mark("{count} sockets or changes found no room: the counts may differ from what a walk finds")
 SPLIT = mark(
     "of {count} connections counted as FIN-WAIT-2 some may be in TIME-WAIT by now: {looked_up} are looked up at a time"
@@ -163,19 +165,11 @@ def _open_both() -> tuple[int, socket]:
 
 
 def _is_in_fin_wait_2(diag: socket, request: bytes, cookie: int) -> bool:
-    diag.send(request)
-    answer = diag.recv(1 << 12)
-    kind = next(parse_messages(memoryview(answer)))[0]
+    send_request(diag, request)
+    answer = memoryview(bytearray(ANSWER_BYTES))
+    length = receive_into(diag, answer)
+    kind = next(parse_messages(answer[:length]))[0]
     if kind == NLMSG_ERROR:
         return False
-    found = int.from_bytes(answer[COOKIE : COOKIE + 8], "little")
-    return found == cookie and answer[STATE] == TcpState.FIN_WAIT2
-
-
-def differences(counted: Mapping[str, int], walked: Mapping[str, int]) -> dict[str, int]:
-    """By state how many more were counted than a walk has found, where it is not the same number."""
-    return {
-        state: counted[state] - walked[state]
-        for state in walked
-        if state in counted and counted[state] != walked[state] and state != TcpState.CLOSE.token
-    }
+    low, high = _COOKIE.unpack_from(answer, COOKIE)
+    return low | high << 32 == cookie and answer[STATE] == TcpState.FIN_WAIT2

@@ -12,7 +12,7 @@ from finwait.table.columns import ADDRESS, BOOL, DECLARATION_BY_NAME, ENDPOINT_P
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     import numpy.typing as npt
@@ -158,3 +158,18 @@ def _join(column: Column, parts: Sequence[ColumnData]) -> ColumnData:
         dictionary = tuple(code_by_text)
     valid = None if all(part.valid is None for part in parts) else np.concatenate([part.valid_mask() for part in parts])
     return ColumnData(np.concatenate(values), valid, dictionary)
+
+
+def texts_by_number(data: ColumnData, text_of: Callable[[int], str | None]) -> ColumnData:
+    """A text column made of numbers, each distinct one named once."""
+    known = data.valid_mask()
+    numbers, inverse = np.unique(data.values[known], return_inverse=True)
+    texts = [text_of(number) for number in numbers.tolist()]
+    dictionary = tuple(dict.fromkeys(text for text in texts if text is not None))
+    code_by_text = {text: code for code, text in enumerate(dictionary)}
+    codes = np.asarray([-1 if text is None else code_by_text[text] for text in texts], dtype="i4")
+    values = np.zeros(len(known), dtype="i4")
+    values[known] = codes[inverse] if len(codes) else 0
+    valid = known.copy()
+    valid[known] = values[known] >= 0
+    return ColumnData(np.maximum(values, 0), valid, dictionary)

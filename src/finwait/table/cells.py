@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from finwait.table.columns import (
@@ -21,6 +19,7 @@ from finwait.table.columns import (
     timer_name,
 )  # fmt: skip
 from finwait.tcp.state import TcpState
+from finwait.text.timestamp import format_time
 from finwait.wire.inet_diag import MAPPED_PREFIX
 
 TYPE_CHECKING = False
@@ -71,12 +70,6 @@ def _timestamps(values: Array, _: tuple[str, ...]) -> list[Cell]:
     return [format_time(value) for value in values.tolist()]
 
 
-def format_time(at_ns: int) -> str:
-    """RFC 3339 in UTC with microseconds. at_ns: since the epoch."""
-    seconds, rest = divmod(at_ns, 1_000_000_000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest // 1000:06d}Z"
-
-
 def _state_token(number: int) -> str:
     return _STATE_TOKENS.get(number, str(number))
 
@@ -98,11 +91,16 @@ _SIMPLE: dict[str, Callable[[Array, tuple[str, ...]], list[Cell]]] = {
 
 def address_texts(addresses: Array, family: Array) -> list[str]:
     """(n, 16) `addresses` as text, each distinct one formatted once; `family` is the sockets' (2 or 10)."""
+    texts, inverse = distinct_addresses(addresses, family)
+    return [texts[index] for index in inverse.tolist()]
+
+
+def distinct_addresses(addresses: Array, family: Array) -> tuple[list[str], Array]:
+    """The text of each distinct one, and for each row which it is."""
     keys = np.concatenate([addresses, family[:, None]], axis=1)
     packed = np.ascontiguousarray(keys).view("V17")[:, 0]
     unique, inverse = np.unique(packed, return_inverse=True)
-    texts = [format_address(key.tobytes()[:16], key.tobytes()[16]) for key in unique]
-    return [texts[index] for index in inverse.tolist()]
+    return [format_address(key.tobytes()[:16], key.tobytes()[16]) for key in unique], inverse
 
 
 def format_address(address: bytes, family: int) -> str:

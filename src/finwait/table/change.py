@@ -23,8 +23,8 @@ LIFETIME_NAMES = (
     "at", "netns", "cookie", "family", "local_address", "local_port", "peer_address", "peer_port", "opened_by", "closed_by",
     "began", "lasted_us", "to", "why", "error", "bytes_acked", "bytes_received", "rtt_us", "total_retrans", "pid", "process",
 )  # fmt: skip
-EVENT, LOOKUP, INFERRED = "event", "lookup", "inferred"  # evidence
-EVIDENCE = (EVENT, INFERRED, LOOKUP)  # enum finwait_evidence of bpf/changes.bpf.h, and what is found without BPF
+EVENT, INFERRED = "event", "inferred"  # evidence
+EVIDENCE = (EVENT, INFERRED)  # enum finwait_evidence of bpf/changes.bpf.h
 
 
 @dataclass(frozen=True, slots=True)

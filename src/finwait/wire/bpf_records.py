@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 NO_UID = 0xFFFFFFFF
 NO_MARK = ENUMS["FINWAIT_NO_MARK"]
-ARRAY_ELEMENT_BYTES = {"wanted_netns": 8, "local_ports": 4, "peer_ports": 4}  # of the globals that are arrays
 _CODES = {"u1": "B", "u2": "H", "u4": "I", "u8": "Q"}
 
 
@@ -75,21 +74,17 @@ def numpy_dtype(name: str) -> dict[str, Any]:
     }
 
 
-def globals_section(object_name: str, section: str, values: Mapping[str, int | tuple[int, ...]]) -> bytes:
-    """The content of `section` of an object with `values` for its globals and zeros for the others; an array of fewer numbers
-    than it has room for is filled up with zeros.
+def globals_section(object_name: str, section: str, values: Mapping[str, int | bytes]) -> bytes:
+    """The content of `section` of an object with `values` for its globals and zeros for the others; bytes are an array's, zeros
+    follow them.
     """  # fmt: skip
     known = GLOBALS[object_name]
     size = max(offset + length for where, offset, length in known.values() if where == section)
     content = bytearray(size)
     for name, value in values.items():
         _, offset, length = known[name]
-        if isinstance(value, int):
-            content[offset : offset + length] = value.to_bytes(length, byteorder)
-        else:
-            width = ARRAY_ELEMENT_BYTES[name]
-            numbers = b"".join(number.to_bytes(width, byteorder) for number in value)
-            content[offset : offset + length] = numbers.ljust(length, b"\0")
+        raw = value.to_bytes(length, byteorder) if isinstance(value, int) else value.ljust(length, b"\0")
+        content[offset : offset + length] = raw
     return bytes(content)
 
 
