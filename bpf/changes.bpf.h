@@ -10,6 +10,7 @@
 enum finwait_evidence {
 	FINWAIT_EVENT = 0, /* the kernel told it as it happened */
 	FINWAIT_INFERRED = 1, /* an event was missed; the next one says from where it came */
+	FINWAIT_LOOKUP = 2, /* two looks differ; only without BPF */
 };
 
 enum finwait_hints {
@@ -76,16 +77,29 @@ struct finwait_lifetime {
 };
 STATIC_ASSERT_SIZE(struct finwait_lifetime, 184);
 
-/* What happened in a namespace. */
-struct finwait_totals {
+/* Sums are apart by namespace, and in it by enum finwait_members. */
+struct finwait_group {
 	__u64 netns_cookie;
+	__u64 member; /* 0: of none, or not asked for */
+};
+STATIC_ASSERT_SIZE(struct finwait_group, 16);
+
+enum finwait_members {
+	FINWAIT_TOGETHER = 0,
+	FINWAIT_BY_LISTENER = 1, /* the local port, where a listener has or had it */
+	FINWAIT_BY_PROCESS = 2, /* tgid */
+};
+
+/* What happened in a group, as one processor saw it. */
+struct finwait_totals {
+	struct finwait_group group;
 	__u64 changes[256]; /* [from * 16 + to] */
 	__u64 time_us[16]; /* spent in a state that was left, where its begin is known */
 	__u64 times[16 * 188]; /* [state * FINWAIT_BUCKETS + bucket]: how many spent how long in it */
 };
-STATIC_ASSERT_SIZE(struct finwait_totals, 8 + 2048 + 128 + 8 * 16 * 188);
+STATIC_ASSERT_SIZE(struct finwait_totals, 16 + 2048 + 128 + 8 * 16 * 188);
 
-/* How many full sockets of a namespace are in each state, now. */
+/* How many full sockets of a namespace are in each state, now, as one processor saw them come and go. */
 struct finwait_sockets {
 	__u64 netns_cookie;
 	__u64 by_state[16];
@@ -99,14 +113,6 @@ enum finwait_wants {
 	FINWAIT_WANT_SOCKETS = 16, /* counted by state, and the queues of listeners */
 	FINWAIT_WANT_ORPHANS = 8, /* a change from FIN_WAIT2 to FIN_WAIT2 for each that loses its program */
 };
-
-/* A listener with half-open connections. */
-struct finwait_queue {
-	__u64 netns_cookie;
-	__u32 length;
-	__u32 zero;
-};
-STATIC_ASSERT_SIZE(struct finwait_queue, 16);
 
 /* What is known of a full socket. */
 struct finwait_life {

@@ -17,6 +17,7 @@ typedef int __s32;
 typedef long long __s64;
 
 #define SEC(name) __attribute__((section(name), used))
+#define UNUSED __attribute__((unused))
 #define KERNEL_TYPE __attribute__((preserve_access_index))
 #define STATIC_ASSERT_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type " has padding or has grown")
 #define __uint(name, value) int(*name)[value]
@@ -275,13 +276,6 @@ struct bpf_iter__tcp {
 	struct sock_common *sk_common;
 } KERNEL_TYPE;
 
-struct bpf_iter__bpf_map_elem {
-	struct bpf_iter_meta *meta;
-	struct bpf_map *map;
-	void *key;
-	void *value;
-} KERNEL_TYPE;
-
 struct bpf_iter__task_file {
 	struct bpf_iter_meta *meta;
 	struct task_struct *task;
@@ -319,12 +313,12 @@ enum {
 enum { /* include/uapi/linux/bpf.h */
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
-	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_RINGBUF = 27,
 	BPF_ANY = 0,
 	BPF_NOEXIST = 1,
 	BPF_F_NO_PREALLOC = 1,
+	BPF_F_MMAPABLE = 1 << 10,
 	BPF_RB_NO_WAKEUP = 1,
 };
 
@@ -345,6 +339,8 @@ static long (*const bpf_seq_write)(struct seq_file *m, const void *data, __u32 l
 static struct tcp_sock *(*const bpf_skc_to_tcp_sock)(void *sk) = (void *)137;
 static struct tcp_timewait_sock *(*const bpf_skc_to_tcp_timewait_sock)(void *sk) = (void *)138;
 static struct tcp_request_sock *(*const bpf_skc_to_tcp_request_sock)(void *sk) = (void *)139;
+static long (*const bpf_for_each_map_elem)(void *map, void *callback, void *context, __u64 flags) = (void *)164;
+static long (*const bpf_loop)(__u32 count, void *callback, void *context, __u64 flags) = (void *)181;
 static struct socket *(*const bpf_sock_from_file)(struct file *file) = (void *)162;
 
 /* -- what user space gets */

@@ -50,7 +50,7 @@ static inline void describe_cause(struct finwait_change *change, struct sock *sk
 
 static inline int is_told_in_full(void)
 {
-	return wants & (FINWAIT_WANT_CHANGES | FINWAIT_WANT_LIFETIMES);
+	return wants & (FINWAIT_WANT_CHANGES | FINWAIT_WANT_LIFETIMES) || members == FINWAIT_BY_PROCESS;
 }
 
 static inline void describe(struct finwait_change *change, struct sock *sk, struct finwait_life *life)
@@ -325,6 +325,8 @@ int on_inet_sock_set_state(__u64 *ctx)
 		end_clone(&change, sk);
 	if (is_told_in_full() && is_call(sk, change.from, change.to))
 		learn_caller(&change, &life);
+	if (change.to == TCP_LISTEN)
+		remember_listener(change.netns_cookie, change.local_port);
 	if (life.hints & FINWAIT_COUNTED)
 		counted = life.state;
 	life.since_ns = change.at_ns;

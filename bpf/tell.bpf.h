@@ -17,29 +17,50 @@ struct {
 	__uint(max_entries, 1 << 23);
 } lifetimes SEC(".maps");
 
-/* Places of namespaces in `totals`, from 1 on; 0 is for those that found no room. */
+/* Places of groups in `totals`, of namespaces in `sockets` and `queues`, from 1 on; 0 is for those that found no room. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 4096);
-	__type(key, __u64); /* cookie */
+	__type(key, struct finwait_group);
 	__type(value, __u32);
 } places SEC(".maps");
 
-/* Each processor has its own, whose sum counts: else they would take them from each other for every change. */
+/* Each processor has its own element of each place (`own_element`), and their sum counts: else they would take it from each other
+ * for every change. User space maps the memory and reads it without a call. */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct finwait_totals);
 } totals SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct finwait_sockets);
 } sockets SEC(".maps");
+
+/* Half-open connections of the listeners of a place; made by `add_queues`. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} queues SEC(".maps");
+
+/* Ports that a listener has or had; where sums are by listener. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct finwait_group); /* member: the port */
+	__type(value, __u32);
+} listened SEC(".maps");
 
 /* What is wanted. */
 __u64 wanted_netns[FINWAIT_MOST_NETNS] SEC(".data"); /* cookies; none: all */
@@ -50,7 +71,9 @@ __u32 timers SEC(".data"); /* whether the programs of mini_sockets.bpf.h are att
 __u32 wanted_states SEC(".data"); /* bit n: state n is left or reached */
 __u32 local_ports[2] SEC(".data"); /* first and last */
 __u32 peer_ports[2] SEC(".data");
-__u32 room SEC(".data"); /* elements of `totals` and `sockets` */
+__u32 room SEC(".data"); /* places */
+__u32 processors SEC(".data");
+__u32 members SEC(".data"); /* of enum finwait_members */
 __u8 wanted_family SEC(".data"); /* 0: any */
 
 /* What was lost. */
@@ -102,19 +125,46 @@ static inline int is_wanted(struct finwait_change *change)
 
 /* -- counted */
 
-static inline __u32 place_of(__u64 netns_cookie)
+static __u32 place_of(struct finwait_group *group)
 {
 	__u32 place, *known;
 
-	if (wanted_netns[0] && !wanted_netns[1])
+	if (!members && wanted_netns[0] && !wanted_netns[1])
 		return 1;
-	known = bpf_map_lookup_elem(&places, &netns_cookie);
+	known = bpf_map_lookup_elem(&places, group);
 	if (known)
 		return *known;
+	if (last_place + 1 >= room)
+		return 0;
 	place = __sync_fetch_and_add(&last_place, 1) + 1;
-	if (place >= room || bpf_map_update_elem(&places, &netns_cookie, &place, BPF_NOEXIST))
+	if (place >= room || bpf_map_update_elem(&places, group, &place, BPF_NOEXIST))
 		return 0;
 	return place;
+}
+
+/* Of an array with an element for each processor in each place. */
+static inline __u32 own_element(__u32 place)
+{
+	return place * processors + bpf_get_smp_processor_id();
+}
+
+static inline __u64 member_of(struct finwait_change *change)
+{
+	struct finwait_group port = {change->netns_cookie, change->local_port};
+
+	if (members == FINWAIT_BY_PROCESS)
+		return change->tgid;
+	return members == FINWAIT_BY_LISTENER && bpf_map_lookup_elem(&listened, &port) ? port.member : 0;
+}
+
+/* A socket listens at `port`, in host order. */
+static inline void remember_listener(__u64 netns_cookie, __u16 port)
+{
+	struct finwait_group key = {netns_cookie, port};
+	__u32 one = 1;
+
+	if (members == FINWAIT_BY_LISTENER)
+		bpf_map_update_elem(&listened, &key, &one, BPF_ANY);
 }
 
 /* Four to each power of two; below four, each number its own. */
@@ -145,14 +195,15 @@ static inline __u32 bucket_of(__u64 us)
 /* by: 1, or -1 for a change that has not happened after all */
 static void count(struct finwait_change *change, __s64 by)
 {
-	__u32 place = place_of(change->netns_cookie), from = change->from & 15, to = change->to & 15, bucket;
-	struct finwait_totals *sums = bpf_map_lookup_elem(&totals, &place);
+	struct finwait_group group = {change->netns_cookie, member_of(change)};
+	__u32 place = place_of(&group), from = change->from & 15, to = change->to & 15, bucket, element = own_element(place);
+	struct finwait_totals *sums = bpf_map_lookup_elem(&totals, &element);
 	__u64 us;
 
 	if (!sums)
 		return;
 	if (place)
-		sums->netns_cookie = change->netns_cookie;
+		sums->group = group;
 	__sync_fetch_and_add(&sums->changes[from * 16 + to], by);
 	if (!change->since_ns)
 		return;
@@ -177,13 +228,15 @@ static inline __u32 masked(__u32 state)
 /* A full socket goes from a state to another. */
 static inline void move(__u64 netns_cookie, __u32 from, __u32 to)
 {
+	struct finwait_group group = {netns_cookie, 0};
 	struct finwait_sockets *sums;
-	__u32 place;
+	__u32 place, element;
 
 	if (!(wants & FINWAIT_WANT_SOCKETS))
 		return;
-	place = place_of(netns_cookie);
-	sums = bpf_map_lookup_elem(&sockets, &place);
+	place = place_of(&group);
+	element = own_element(place);
+	sums = bpf_map_lookup_elem(&sockets, &element);
 	if (!sums)
 		return;
 	if (place)

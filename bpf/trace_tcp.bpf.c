@@ -47,6 +47,8 @@ static inline void seed_full(struct sock_common *skc)
 		return;
 	if (life.state == TCP_LISTEN && wants & FINWAIT_WANT_SOCKETS)
 		mark_listener((void *)address, 1);
+	if (life.state == TCP_LISTEN)
+		remember_listener(skc->skc_net.net->net_cookie, skc->skc_num);
 	refused = bpf_map_update_elem(&lives, &address, &life, BPF_NOEXIST);
 	if (!refused)
 		move(skc->skc_net.net->net_cookie, NOBODY, life.state);
@@ -71,26 +73,42 @@ int seed_sockets(struct bpf_iter__tcp *ctx)
 	return 0;
 }
 
-/* A struct finwait_queue for each listener that has half-open connections. */
-SEC("iter/bpf_map_elem")
-int read_queues(struct bpf_iter__bpf_map_elem *ctx)
+/* Adds the half-open connections of one listener to those of its namespace. */
+static long add_queue(struct bpf_map *map UNUSED, __u64 *key, __u32 *value UNUSED, void *context UNUSED)
 {
-	struct finwait_queue queue = {};
-	struct inet_connection_sock *listener;
-	struct sock_common *skc;
+	struct inet_connection_sock *listener = (void *)*key;
+	struct sock_common *skc = (void *)*key;
+	__u32 length = READ(listener, icsk_accept_queue.qlen.counter), place;
+	struct finwait_group group = {};
 	struct net *net;
-	__u64 *key = ctx->key;
+	__u64 *sum;
 
-	if (!key)
-		return 0;
-	listener = (void *)*key;
-	skc = (void *)*key;
-	queue.length = READ(listener, icsk_accept_queue.qlen.counter);
-	if (!queue.length || READ(skc, skc_state) != TCP_LISTEN)
+	if (!length || READ(skc, skc_state) != TCP_LISTEN)
 		return 0;
 	net = READ(skc, skc_net.net);
-	queue.netns_cookie = READ(net, net_cookie);
-	bpf_seq_write(ctx->meta->seq, &queue, sizeof(queue));
+	group.netns_cookie = READ(net, net_cookie);
+	place = place_of(&group);
+	sum = bpf_map_lookup_elem(&queues, &place);
+	if (sum)
+		*sum += length;
+	return 0;
+}
+
+static long clear_queue(__u32 place, void *context UNUSED)
+{
+	__u64 *sum = bpf_map_lookup_elem(&queues, &place);
+
+	if (sum)
+		*sum = 0;
+	return !sum;
+}
+
+/* Run by user space: half-open connections of all listeners by namespace, into `queues`. */
+SEC("syscall")
+int add_queues(void *context UNUSED)
+{
+	bpf_loop(room, clear_queue, 0, 0);
+	bpf_for_each_map_elem(&listeners, add_queue, 0, 0);
 	return 0;
 }
 

@@ -8,28 +8,56 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finwait.errors import UsageError
+from finwait.errors import NotPermitted, NotSupported, SourceError, UsageError
 from finwait.query.evaluate import accepted_rows
 from finwait.query.expression import Filter
 from finwait.query.narrowing import accepted_changes, check_testable, is_exact, port_range, state_mask
 from finwait.sources.change_columns import batch_of, lifetimes_of, totals_of
-from finwait.sources.tcp_events import CHANGE, CHANGES, COUNTS, RING_BYTES, Narrowing, TcpEvents
+from finwait.sources.change_records import CHANGE, CHANGES, COUNTS
+from finwait.sources.choice import may_load_bpf
+from finwait.sources.tcp_events import RING_BYTES, Narrowing, TcpEvents
 from finwait.table.batch import Batch
 from finwait.table.change import Loss, Ready, Summary, changes_of
-from finwait.table.snapshot import Provenance
+from finwait.table.snapshot import Notice, Provenance
 from finwait.tcp.state import ALL_STATES, TcpState
+from finwait.text.messages import mark
 from finwait.wire.bpf_layouts import ENUMS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from typing import Protocol
 
     from finwait.table.batch import Array
     from finwait.table.change import StateChange
     from finwait.table.request import Request
+    from finwait.table.snapshot import Netns
+
+    class Events(Protocol):
+        """Who tells changes: TcpEvents by BPF, DiagEvents without. Both begin when they are made."""
+
+        source: str
+        netns: list[Netns]
+
+        def drain(self, want: int) -> Array:
+            """What was told since the last time: an array of records (`finwait.sources.change_records`)."""
+
+        def totals(self) -> Array:
+            """What was counted since the begin: an array of TOTALS."""
+
+        def names(self, tgids: Iterable[int]) -> Mapping[int, str]:
+            """The names of those of the processes that are known."""
+
+        def lost(self) -> int:
+            """How many changes were lost since the begin."""
+
+        def close(self) -> None:
+            """End."""
+
 
 PAUSE_S = 0.05  # between two looks at the ring
 SETTLED_NS = 20_000_000  # rows are held for so long: what is told late, or taken back, is told by then
@@ -37,6 +65,7 @@ CLOCK_SET_NS = 10_000_000  # more than clocks drift apart while a trace runs: so
 GONE, BACK, REUSED, IN_CALL = (ENUMS[f"FINWAIT_{name}"] for name in ("GONE", "BACK", "REUSED", "IN_CALL"))
 # Numbers, not TcpState: NumPy asks a type that it is compared with for attributes, and loses a Ctrl-C that comes then.
 TIME_WAIT, SYN_RECV, SYN_SENT = int(TcpState.TIME_WAIT), int(TcpState.SYN_RECV), int(TcpState.SYN_SENT)
+WITHOUT_BPF = mark("BPF could not be used ({reason}); sock_diag is asked again and again instead")
 ENDS = ("netns_cookie", "local_port", "peer_port", "local_address", "peer_address")
 AT_ONCE_NS = (
     1_000_000  # between the end of a TIME_WAIT and the begin of what takes its place; the port of connect() comes late
@@ -46,12 +75,13 @@ AT_ONCE_NS = (
 class TraceQuestion:
     """What is asked. request: where. wanted: which changes. least_us: time in the state that is left (of whole lives: from
     begin to end). owners: whether to learn who has the sockets. ring_bytes: for what was not read yet. tells: CHANGES one by
-    one, LIFETIMES (a connection at its end) or COUNTS (summaries, at the end and every `every_s`).
+    one, LIFETIMES (a connection at its end) or COUNTS (summaries, at the end and every `every_s`). source: bpf, sock_diag, or
+    auto: sock_diag where BPF cannot be had.
 
     Raises UsageError for a filter of what a change does not tell, or what is counted in the kernel cannot be tested by.
     """
 
-    __slots__ = ("every_s", "least_us", "owners", "request", "ring_bytes", "tells", "wanted")
+    __slots__ = ("every_s", "least_us", "owners", "request", "ring_bytes", "source", "tells", "wanted")
 
     def __init__(
         self,
@@ -63,6 +93,7 @@ class TraceQuestion:
         ring_bytes: int | None = None,
         tells: int = CHANGES,
         every_s: float | None = None,
+        source: str = "auto",
     ) -> None:
         self.request = request
         self.wanted = wanted or Filter()
@@ -77,6 +108,7 @@ class TraceQuestion:
         self.ring_bytes = RING_BYTES if ring_bytes is None else ring_bytes
         self.tells = tells
         self.every_s = every_s
+        self.source = source
 
     def narrowing(self) -> Narrowing:
         """What the kernel checks of it. Of whole lives it does not check states."""
@@ -88,6 +120,27 @@ class TraceQuestion:
             peer_ports=port_range(self.wanted, "peer"),
             least_ns=self.least_us * 1000,
         )
+
+
+def open_events(question: TraceQuestion, notices: list[Notice]) -> Events:
+    """Who tells what `question` asks, begun. Raises NotSupported, NotPermitted, SourceError."""
+    if question.source != "sock_diag" and (question.source == "bpf" or may_load_bpf()):
+        try:
+            return TcpEvents(
+                question.tells,
+                question.request,
+                question.narrowing(),
+                notices,
+                owners=question.owners,
+                ring=question.ring_bytes,
+            )
+        except (NotSupported, NotPermitted, SourceError) as error:
+            if question.source == "bpf":
+                raise
+            notices.append(Notice("bpf_fallback", WITHOUT_BPF, incomplete=False, arguments={"reason": error}))
+    from finwait.sources.diag_events import DiagEvents
+
+    return DiagEvents(question.tells, question.request, question.narrowing(), notices, owners=question.owners)
 
 
 class Trace:
@@ -115,15 +168,8 @@ class Trace:
 
     def __iter__(self) -> Iterator[Ready | Batch | Loss | Summary]:
         question, provenance = self.question, self.provenance
-        with TcpEvents(
-            question.tells,
-            question.request,
-            question.narrowing(),
-            provenance.notices,
-            owners=question.owners,
-            ring=question.ring_bytes,
-        ) as events:
-            provenance.netns = events.netns
+        with closing(open_events(question, provenance.notices)) as events:
+            provenance.source, provenance.netns = events.source, events.netns
             provenance.taken_from = time.time()
             read = self._summaries(events) if question.tells == COUNTS else self._rows(events)
             try:
@@ -147,7 +193,7 @@ class Trace:
             if last:
                 return
 
-    def _losses(self, events: TcpEvents) -> Iterator[Loss]:
+    def _losses(self, events: Events) -> Iterator[Loss]:
         lost = events.lost()
         if lost != self.lost:
             yield Loss(time.time_ns(), lost - self.lost)
@@ -155,7 +201,7 @@ class Trace:
 
     # -- rows
 
-    def _rows(self, events: TcpEvents) -> Iterator[Batch | Loss]:
+    def _rows(self, events: Events) -> Iterator[Batch | Loss]:
         read = self._changes if self.question.tells == CHANGES else self._lifetimes
         for last in self._looks(PAUSE_S):
             began_ns = self._tell_time()
@@ -175,7 +221,7 @@ class Trace:
             self._clock_ns = lacks_ns
         return now_ns
 
-    def _changes(self, events: TcpEvents, records: Array, before_ns: int | None) -> Batch | None:
+    def _changes(self, events: Events, records: Array, before_ns: int | None) -> Batch | None:
         records = np.concatenate([self._held, records]) if len(self._held) else records
         records, self._held = settle(records, before_ns)
         if not len(records):
@@ -184,7 +230,7 @@ class Trace:
         batch = batch_of(records, self._clock_ns, events.netns, events.names)
         return batch.take(accepted_changes(self.question.wanted, batch))
 
-    def _lifetimes(self, events: TcpEvents, records: Array, _: int | None) -> Batch | None:
+    def _lifetimes(self, events: Events, records: Array, _: int | None) -> Batch | None:
         wanted = self.question.wanted
         if wanted.states != ALL_STATES:
             numbers = [int(state) for state in wanted.states]
@@ -196,7 +242,7 @@ class Trace:
 
     # -- sums
 
-    def _summaries(self, events: TcpEvents) -> Iterator[Summary | Loss]:
+    def _summaries(self, events: Events) -> Iterator[Summary | Loss]:
         every_s = self.question.every_s
         before, before_ns = events.totals(), time.time_ns()
         for last in self._looks(PAUSE_S if every_s is None else every_s):

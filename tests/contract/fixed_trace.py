@@ -13,7 +13,7 @@ import numpy as np
 from finwait import tracing
 from finwait.cli.main import main
 from finwait.sources.change_columns import batch_of, lifetimes_of
-from finwait.sources.tcp_events import CHANGE, CHANGES, COUNTS, LIFETIME
+from finwait.sources.change_records import CHANGE, CHANGES, COUNTS, LIFETIME
 from finwait.table.change import Loss, Ready, Summary, Times, Totals
 from finwait.table.snapshot import Netns, Notice, Provenance
 from finwait.tcp.state import TcpState as State

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -146,6 +147,15 @@ class Tracer:
     def lost(self) -> int:
         return sum(one["lost"] for one in self.records if one["type"] == "loss")
 
+    @property
+    def missed(self) -> int:
+        """How often the kernel has left out one of its programs, because that ran on the processor already."""
+        directory = f"/proc/{self.process.pid}/fdinfo"
+        numbers = [
+            re.search(r"recursion_misses:\s*(\d+)", read_text(f"{directory}/{fd}")) for fd in os.listdir(directory)
+        ]
+        return sum(int(found[1]) for found in numbers if found)
+
     def wait(self, holds: Callable[[], bool]) -> None:
         """Until `holds`; the changes are shown where it never does."""
         assert await_condition(holds, PATIENCE_S), [(step(row), row["local_port"]) for row in self.rows[-50:]]
@@ -180,6 +190,11 @@ class Tracer:
         assert self.process.stderr is not None
         self.process.stderr.close()
         self._output.close()
+
+
+def read_text(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
 class Lab:
@@ -269,6 +284,7 @@ def test_each_change_of_every_connection_is_told_once_with_its_socket_and_its_pr
     accepted = server.answer()
     server.do("server.close()")
     tracer.catch_up(client)
+    missed = tracer.missed
     rows = tracer.stop()
 
     listener = [row for row in rows if "listen" in step(row) and not row["peer_port"]]
@@ -276,8 +292,10 @@ def test_each_change_of_every_connection_is_told_once_with_its_socket_and_its_pr
     assert {row["pid"] for row in listener} == {server.pid}
     rows = [row for row in rows if row["peer_port"]]
     assert steps(rows) == times(count, *CLIENT, *SERVER)
-    assert {row["evidence"] for row in rows} == {"event"}
-    assert {step(row) for row in rows if row["in_from_us"] is None} == {"closed>syn_sent", "listen>syn_received"}
+    inferred = [row["cookie"] for row in rows if row["evidence"] != "event"]
+    assert len(inferred) <= missed  # since when such a connection is in the next state is not known either
+    since_unknown = {step(row) for row in rows if row["in_from_us"] is None and row["cookie"] not in inferred}
+    assert since_unknown == {"closed>syn_sent", "listen>syn_received"}
     assert all(row["error"] is None for row in rows)
 
     of_client = [row for row in rows if row["peer_port"] == PORT]
@@ -780,14 +798,26 @@ def test_a_filter_lets_through_what_it_says_and_nothing_else(
         assert 0 < len(wanted) < len(everything.rows) or words == ("exclude established",)
         filtered.wait(lambda wanted=wanted: len(filtered.rows) >= len(wanted))  # type: ignore[misc]
         assert keys(filtered.rows) == keys(wanted)
+        one, other = causes(filtered.rows), causes(everything.rows)
+        assert [one[key] for key in one.keys() & other.keys()] == [other[key] for key in one.keys() & other.keys()]
     filtered.stop()
     assert steps(everything.stop()) == times(30, *CLIENT, *SERVER)
 
 
+def key_of(row: Row) -> tuple[object, ...]:
+    """What two tracers say of the same change; each has its own clock reading and learns owners when it can."""
+    return tuple(
+        row[name] for name in ("cookie", "local_address", "local_port", "peer_address", "peer_port", "from", "to")
+    )
+
+
 def keys(rows: list[Row]) -> Counter[tuple[object, ...]]:
-    """What two tracers say of the same changes; each has its own clock reading and learns owners when it can."""
-    names = ("cookie", "local_address", "local_port", "peer_address", "peer_port", "from", "to", "why")
-    return Counter(tuple(row[name] for name in names) for row in rows)
+    return Counter(map(key_of, rows))
+
+
+def causes(rows: list[Row]) -> dict[tuple[object, ...], str | None]:
+    """Of changes that were told as they happened: each tracer may miss one, and infer it."""
+    return {key_of(row): row["why"] for row in rows if row["evidence"] == "event"}
 
 
 def test_a_least_time_leaves_out_what_was_shorter_and_what_is_not_known(lab: Lab) -> None:

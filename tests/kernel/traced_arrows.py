@@ -21,7 +21,8 @@ from finwait.lab.proof import _ORDINARY, driven
 from finwait.lab.stage import SHORT_TIMERS, NotShown, Stage
 from finwait.lab.ways import way_to
 from finwait.sources.change_columns import batch_of
-from finwait.sources.tcp_events import CHANGE, CHANGES, Narrowing, TcpEvents
+from finwait.sources.change_records import CHANGE, CHANGES
+from finwait.sources.tcp_events import Narrowing, TcpEvents
 from finwait.table.cells import cells_of
 from finwait.table.request import Request
 from finwait.tcp.state import TcpState

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from finwait.sources.tcp_events import CHANGE
+from finwait.sources.change_records import CHANGE
 from finwait.tcp.state import TcpState
 from finwait.tracing import AT_ONCE_NS, settle
 from finwait.wire.bpf_layouts import ENUMS

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 
 from finwait.api import parse
 from finwait.cli import output
+from finwait.cli.interrupts import WhileAsleep
 from finwait.cli.parser import (
     CommandParser,
     FilterParser,
@@ -111,7 +112,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = build_parser().parse(arguments)
     _check(options)
-    from finwait.sources.tcp_events import CHANGES, COUNTS, LIFETIMES
+    from finwait.sources.change_records import CHANGES, COUNTS, LIFETIMES
     from finwait.tracing import Trace, TraceQuestion
 
     question = TraceQuestion(
@@ -122,21 +123,25 @@ def run(arguments: Sequence[str]) -> int:
         ring_bytes=None if options.buffer is None else options.buffer << 20,
         tells=LIFETIMES if options.lifetimes else COUNTS if options.summary else CHANGES,
         every_s=options.every,
+        source=options.source,
     )
-    trace = Trace(question, for_s=options.for_s)
-    writer = _WRITERS[options.form](options, trace)
-    try:
-        _follow(trace, writer, options.count)
-    except KeyboardInterrupt:
+    with WhileAsleep() as interrupts:
+        trace = Trace(question, for_s=options.for_s, sleep=interrupts.sleep)
+        writer = _WRITERS[options.form](options, trace)
+        try:
+            _follow(trace, writer, options.count)
+        except KeyboardInterrupt:
+            writer.end()
+            raise
         writer.end()
-        raise
-    writer.end()
     return 0
 
 
 def _check(options: Namespace) -> None:
-    if options.source not in {"auto", "bpf"}:
-        raise UsageError("changes of state are told by BPF only, not by --source {source}", source=options.source)
+    if options.source == "proc":
+        raise UsageError(
+            "changes of state are told by bpf or sock_diag, not by --source {source}", source=options.source
+        )
     if options.every is not None and not options.summary:
         raise UsageError("--every goes with --summary")
     if options.summary and options.count is not None:

@@ -7,10 +7,11 @@ from errno import errorcode
 import numpy as np
 
 from finwait.sources.bpf_table import ip_versions
+from finwait.sources.change_records import within_ns
 from finwait.table.batch import Batch, ColumnData, texts_by_number
-from finwait.table.change import EVENT, EVIDENCE, Times, Totals
+from finwait.table.change import EVIDENCE, INFERRED, LOOKUP, Times, Totals
 from finwait.table.snapshot import Netns
-from finwait.tcp.causes import Seen, find_cause
+from finwait.tcp.causes import Seen, find_cause, find_only_cause
 from finwait.tcp.state import LIFE_ORDER, TcpState
 from finwait.wire.bpf_layouts import ENUMS
 
@@ -47,7 +48,7 @@ def batch_of(
     at = records["at_ns"].astype(np.int64)
     columns = {
         "at": ColumnData(at + clock_ns),
-        "from": ColumnData(np.ascontiguousarray(records["from"])),
+        "from": _where_not_zero(records["from"]),
         "to": ColumnData(np.ascontiguousarray(records["to"])),
         "state": ColumnData(np.ascontiguousarray(records["to"])),
         "in_from_us": ColumnData(np.maximum(at - since.astype(np.int64), 0) // 1000, since != 0),
@@ -65,6 +66,9 @@ def batch_of(
         "why": _causes(records),
         "error": texts_by_number(_where_not_zero(records["error"]), lambda number: errorcode.get(number, str(number))),
         "evidence": ColumnData(records["evidence"].astype("i4"), None, EVIDENCE),
+        "within_us": ColumnData(
+            within_ns(records).astype(np.int64) // 1000, records["evidence"] != EVIDENCE.index(INFERRED)
+        ),
     }
     return Batch(len(records), columns)
 
@@ -169,21 +173,23 @@ def _processes(tgids: Array, names_of: Callable[[Iterable[int]], Mapping[int, st
 
 def _causes(records: Array) -> ColumnData:
     """Few combinations are many rows: each is asked once."""
-    parts = ("from", "to", "error", "shutdown", "hints")
+    parts = ("evidence", "from", "to", "error", "shutdown", "hints")
     keys = np.zeros(len(records), dtype=np.uint64)
     for part in parts:
         keys = keys << np.uint64(16) | records[part] if part == "hints" else keys << np.uint64(8) | records[part]
-    found = texts_by_number(ColumnData(keys), _cause)
-    told = records["evidence"] == EVIDENCE.index(EVENT)  # of what was missed nobody has seen why
-    return ColumnData(found.values, found.valid_mask() & told, found.dictionary)
+    return texts_by_number(ColumnData(keys), _cause)
 
 
 def _cause(key: int) -> str | None:
     hints, key = key & 0xFFFF, key >> 16
-    shutdown, error, to, state = key & 255, key >> 8 & 255, key >> 16 & 255, key >> 24
+    shutdown, error, to, state, evidence = (key >> shift & 255 for shift in (0, 8, 16, 24, 32))
+    if evidence == EVIDENCE.index(INFERRED):
+        return None  # of what was missed nobody has seen why
     try:
         left, reached = TcpState(state), TcpState(to)
     except ValueError:
         return None
+    if evidence == EVIDENCE.index(LOOKUP):
+        return find_only_cause(left, reached)
     seen = {name: bool(hints & bit) for name, bit in _HINTS.items()}
     return find_cause(left, reached, Seen(error=error, shutdown=shutdown, **seen))

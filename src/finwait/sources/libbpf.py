@@ -9,8 +9,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import sys
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from mmap import MAP_SHARED, PROT_READ, mmap
 from signal import SIGINT, signal
 
 from finwait.errors import FinwaitError, NotPermitted, NotSupported, SourceError
@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 
 LIBRARY = "libbpf.so.1"
 MAJOR = 1
-BPF_MAP_TYPE_PERCPU_ARRAY = 6  # include/uapi/linux/bpf.h
 CHUNK_BYTES = 1 << 15  # an iterator's buffer (kernel/bpf/bpf_iter.c, bpf_seq_read)
 MESSAGES_KEPT = 40
-LINK_INFO_BYTES = 16  # union bpf_iter_link_info (include/uapi/linux/bpf.h); it begins with the map's descriptor
 _BATCH = 4096
+_MISSES = "recursion_misses:"  # bpf_prog_show_fdinfo (kernel/bpf/syscall.c)
 _SOURCES_MARK = b"finwait-sources:"
 
 _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
@@ -41,7 +40,6 @@ _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "bpf_object__find_program_by_name": (c_void_p, (c_void_p, c_char_p)),
     "bpf_object__find_map_by_name": (c_void_p, (c_void_p, c_char_p)),
     "bpf_map__fd": (c_int, (c_void_p,)),
-    "bpf_map__type": (c_int, (c_void_p,)),
     "libbpf_num_possible_cpus": (c_int, ()),
     "bpf_map__key_size": (c_uint32, (c_void_p,)),
     "bpf_map__value_size": (c_uint32, (c_void_p,)),
@@ -52,6 +50,8 @@ _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "bpf_program__attach_iter": (c_void_p, (c_void_p, c_void_p)),
     "bpf_program__attach": (c_void_p, (c_void_p,)),
     "bpf_program__set_autoload": (c_int, (c_void_p, c_bool)),
+    "bpf_program__fd": (c_int, (c_void_p,)),
+    "bpf_prog_test_run_opts": (c_int, (c_int, c_void_p)),
     "bpf_link__fd": (c_int, (c_void_p,)),
     "bpf_link__destroy": (c_int, (c_void_p,)),
     "bpf_iter_create": (c_int, (c_int,)),
@@ -80,10 +80,26 @@ class InterruptsPutOff:
             self._before(SIGINT, None)
 
 
-class _AttachOptions(ctypes.Structure):
-    """struct bpf_iter_attach_opts (libbpf.h)."""
+class _RunOptions(ctypes.Structure):
+    """struct bpf_test_run_opts (bpf.h)."""
 
-    _fields_ = (("sz", c_size_t), ("link_info", c_void_p), ("link_info_len", c_uint32))
+    _fields_ = (
+        ("sz", c_size_t),
+        ("data_in", c_void_p),
+        ("data_out", c_void_p),
+        ("data_size_in", c_uint32),
+        ("data_size_out", c_uint32),
+        ("ctx_in", c_void_p),
+        ("ctx_out", c_void_p),
+        ("ctx_size_in", c_uint32),
+        ("ctx_size_out", c_uint32),
+        ("retval", c_uint32),
+        ("repeat", c_int),
+        ("duration", c_uint32),
+        ("flags", c_uint32),
+        ("cpu", c_uint32),
+        ("batch_size", c_uint32),
+    )
 
 
 class Libbpf:
@@ -124,6 +140,11 @@ class Libbpf:
     def call(self, name: str, *arguments: object) -> int:
         """Call the function `name`; what it returns (pointers as numbers, NULL as 0)."""
         return self._functions[name](*arguments) or 0
+
+    @property
+    def processors(self) -> int:
+        """How many this machine may have."""
+        return self.call("libbpf_num_possible_cpus")
 
     def _keep_message(self, level: int, template: bytes, values: int) -> int:
         if level:  # LIBBPF_WARN is 0; the others tell each step
@@ -296,12 +317,8 @@ class BpfObject:
             position, begun = after, True
 
     def read_element(self, name: str, index: int) -> bytes:
-        """Element `index` of array map `name`; of one with an element for each processor, all of them."""
-        found = self._map(name)
-        size = self._library.call("bpf_map__value_size", found)
-        if self._library.call("bpf_map__type", found) == BPF_MAP_TYPE_PERCPU_ARRAY:
-            size = (size + 7) // 8 * 8 * self._library.call("libbpf_num_possible_cpus")
-        value = ctypes.create_string_buffer(size)
+        """Element `index` of array map `name`."""
+        value = ctypes.create_string_buffer(self._library.call("bpf_map__value_size", self._map(name)))
         key = c_uint32(index)
         result = self._library.call("bpf_map_lookup_elem", self.map_descriptor(name), byref(key), value)
         self._check(result, f"bpf_map_lookup_elem {name}")
@@ -316,20 +333,38 @@ class BpfObject:
         self._check(result, f"bpf_map_lookup_elem {name}")
         return value.raw
 
-    def open_iterator(self, program: str, over: str | None = None) -> int:
-        """A descriptor that walks what `program` iterates over: iter/tcp the calling thread's network namespace,
-        iter/bpf_map_elem the map `over`. It is the caller's to close.
+    def map_memory(self, name: str, elements: int) -> mmap:
+        """The memory of array map `name` (BPF_F_MMAPABLE) of so many elements, each at a multiple of eight bytes; to read.
+
+        It is the caller's to close. Raises SourceError.
+        """
+        size = (self._library.call("bpf_map__value_size", self._map(name)) + 7) // 8 * 8 * elements
+        try:
+            return mmap(self.map_descriptor(name), size, MAP_SHARED, PROT_READ)
+        except (OSError, ValueError) as error:
+            raise SourceError("BPF failed ({request}: {reason})", request=f"mmap {name}", reason=error) from error
+
+    def run(self, program: str) -> None:
+        """Run `program`, of type syscall, once (BPF_PROG_RUN, Linux 5.14)."""
+        options = _RunOptions(sz=ctypes.sizeof(_RunOptions))
+        descriptor = self._library.call("bpf_program__fd", self._program(program))
+        self._check(self._library.call("bpf_prog_test_run_opts", descriptor, byref(options)), f"run of {program}")
+
+    def missed(self, program: str) -> int:
+        """How often the kernel has left out `program`, because it ran on that processor already (Linux 5.12; before, 0)."""
+        descriptor = self._library.call("bpf_program__fd", self._program(program))
+        with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
+            words = file.read().split()
+        return int(words[words.index(_MISSES) + 1]) if _MISSES in words else 0
+
+    def open_iterator(self, program: str) -> int:
+        """A descriptor that walks what `program` iterates over, for iter/tcp in the calling thread's network namespace. It is
+        the caller's to close.
         """  # fmt: skip
         library = self._library
         if program not in self._links:
-            options = None
-            if over is not None:
-                info = ctypes.create_string_buffer(
-                    self.map_descriptor(over).to_bytes(4, sys.byteorder), LINK_INFO_BYTES
-                )
-                options = _AttachOptions(ctypes.sizeof(_AttachOptions), ctypes.addressof(info), LINK_INFO_BYTES)
             with InterruptsPutOff():
-                link = library.call("bpf_program__attach_iter", self._program(program), options and byref(options))
+                link = library.call("bpf_program__attach_iter", self._program(program), None)
             if not link:
                 raise library.failure(ctypes.get_errno(), f"bpf_program__attach_iter {program}")
             self._links[program] = link

@@ -13,11 +13,13 @@ import numpy as np
 
 from finwait.errors import NotSupported
 from finwait.sources.bpf_ring import LEAST_BYTES, RingBuffer, ring_bytes
+from finwait.sources.change_records import CHANGE, CHANGES, COUNTS, LIFETIME, LIFETIMES, ORPHANS, SOCKETS, TOTALS
 from finwait.sources.choice import allocated_sockets
-from finwait.sources.libbpf import BpfObject, drain
+from finwait.sources.libbpf import BpfObject, drain, open_library
 from finwait.sources.namespaces import visit_places
 from finwait.sources.sock_diag import netns_of, open_beside
 from finwait.sources.tcp_tracepoints import CALLS, OBJECT, RESETS, STATES, TIMERS, missing_programs
+from finwait.tcp.state import TcpState
 from finwait.wire.bpf_layouts import ENUMS
 from finwait.wire.bpf_records import Layout, comm_text, global_value, globals_section, numpy_dtype
 from finwait.wire.inet_diag import ALL_STATES_MASK
@@ -26,6 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
     from collections.abc import Iterable
+    from mmap import mmap
     from typing import Any
 
     from finwait.sources.namespaces import Place
@@ -33,22 +36,19 @@ if TYPE_CHECKING:
     from finwait.table.request import Request, Roots
     from finwait.table.snapshot import Netns, Notice
 
-CHANGE = np.dtype(numpy_dtype("finwait_change"))  # type: ignore[call-overload]
-LIFETIME = np.dtype(numpy_dtype("finwait_lifetime"))  # type: ignore[call-overload]
 SOCKETS_OF = np.dtype(numpy_dtype("finwait_sockets"))  # type: ignore[call-overload]
-TOTALS = np.dtype(numpy_dtype("finwait_totals"))  # type: ignore[call-overload]
-CHANGES, LIFETIMES, COUNTS, SOCKETS, ORPHANS = (
-    ENUMS[f"FINWAIT_WANT_{name}"] for name in ("CHANGES", "LIFETIMES", "TOTALS", "SOCKETS", "ORPHANS")
-)
 TIME_WAIT_NS = 60_000_000_000  # TCP_TIMEWAIT_LEN (include/net/tcp.h)
 MOST_NETNS = ENUMS["FINWAIT_MOST_NETNS"]
-MOST_PLACES = 1024  # of namespaces that are counted apart
+MOST_PLACES = 256  # of groups (namespaces, and what is counted apart in them)
+MOST_TOTALS_BYTES = 64 << 20  # of sums: on a machine of many processors there are fewer places
+MOST_NAMESPACES = 1024  # of a tally
 LEAST_LIVES = 1 << 16
 LISTENERS = 1 << 12  # a reading visits as many buckets
+KEYS = ("netns_cookie", "member")
 PORTS = (0, 65535)
 RING_BYTES = 16 << 20
+TOGETHER, BY_LISTENER, BY_PROCESS = (ENUMS[f"FINWAIT_{name}"] for name in ("TOGETHER", "BY_LISTENER", "BY_PROCESS"))
 _NAME = Layout("finwait_name")
-_QUEUE = Layout("finwait_queue")
 
 
 class Narrowing:
@@ -81,10 +81,12 @@ class TcpEvents:
     wants: CHANGES, LIFETIMES, COUNTS, SOCKETS, ORPHANS, one or more. request: which namespaces. owners: whether to learn who
     has the sockets. timers: whether to follow mini-sockets by their timers; without, half-open connections are inferred from
     what became of them, and what follows a FIN-WAIT-2 without a program, or TIME-WAIT, is not told. ring: bytes for what was
-    not read yet.
+    not read yet. members: how COUNTS are apart in a namespace, TOGETHER, BY_LISTENER or BY_PROCESS.
 
     Raises NotSupported, NotPermitted, SourceError.
     """  # fmt: skip
+
+    source = "bpf"
 
     def __init__(
         self,
@@ -96,14 +98,17 @@ class TcpEvents:
         owners: bool = True,
         timers: bool = True,
         ring: int = RING_BYTES,
+        members: int = TOGETHER,
     ) -> None:
         self.wants = wants
+        self.members = members
+        self.processors = open_library().processors
         self.timers = timers
         self.netns: list[Netns] = []
         self.places: list[Place] = []
         self._chosen: Array | None = None  # cookies of more namespaces than the kernel chooses by itself
-        self._places = MOST_PLACES if request.all_netns or len(request.netns) > MOST_NETNS else len(request.netns) + 1
-        tells = wants & (CHANGES | LIFETIMES)
+        self._places = self._count_places(request)
+        tells = wants & (CHANGES | LIFETIMES) or members == BY_PROCESS
         missing = missing_programs(OBJECT, request.roots.sys)
         chosen = (
             *STATES,
@@ -114,6 +119,7 @@ class TcpEvents:
         self.programs = tuple(name for name in chosen if name not in missing)
         without = tuple(name for name in (*TIMERS, *RESETS, *CALLS) if name not in self.programs)
         self._rings: dict[int, RingBuffer] = {}
+        self._memory: dict[str, mmap] = {}
         self._object = BpfObject(OBJECT, self._rooms(request, ring_bytes(ring)), without=without)
         try:
             for want, name, record in (
@@ -123,10 +129,26 @@ class TcpEvents:
             ):
                 if wants & want:
                     self._rings[want] = RingBuffer(self._object.map_descriptor(name), ring_bytes(ring), record)
+            for want, name, elements in self._sums():
+                if wants & want:
+                    self._memory[name] = self._object.map_memory(name, elements)
             self._begin(request, narrowing, notices, owners=bool(tells) and owners)
         except BaseException:
             self.close()
             raise
+
+    def _count_places(self, request: Request) -> int:
+        """Of groups that are told apart, and one for all others."""
+        if not self.members and not request.all_netns and len(request.netns) <= MOST_NETNS:
+            return len(request.netns or (None,)) + 1
+        if self.wants & COUNTS:
+            return min(MOST_PLACES, max(MOST_TOTALS_BYTES // (TOTALS.itemsize * self.processors), 2))
+        return MOST_NAMESPACES
+
+    def _sums(self) -> tuple[tuple[int, str, int], ...]:
+        """(want, map, elements) of what is read from memory."""
+        own = self._places * self.processors
+        return (COUNTS, "totals", own), (SOCKETS, "sockets", own), (SOCKETS, "queues", self._places)
 
     def _rooms(self, request: Request, ring: int) -> dict[str, int]:
         """Elements of each map, bytes of each ring; next to nothing for what is not wanted."""
@@ -137,8 +159,7 @@ class TcpEvents:
             "lives": sockets,
             "listeners": LISTENERS if sockets == LEAST_LIVES else sockets,
             "paths": sockets if self.wants & LIFETIMES else 1,
-            "totals": self._places + 1 if self.wants & COUNTS else 1,
-            "sockets": self._places + 1 if self.wants & SOCKETS else 1,
+            **{name: elements if self.wants & want else 1 for want, name, elements in self._sums()},
         }
 
     def _begin(self, request: Request, narrowing: Narrowing, notices: list[Notice], *, owners: bool) -> None:
@@ -186,7 +207,9 @@ class TcpEvents:
             "wanted_family": narrowing.family or 0,
             "local_ports": np.asarray(narrowing.local_ports, np.uint32).tobytes(),
             "peer_ports": np.asarray(narrowing.peer_ports, np.uint32).tobytes(),
-            "room": self._places + 1,
+            "room": self._places,
+            "processors": self.processors,
+            "members": self.members,
             "reader_level": level,
             "reader_pid_ns": inode,
             "time_wait_ns": TIME_WAIT_NS,
@@ -202,37 +225,35 @@ class TcpEvents:
         return records if self._chosen is None else records[np.isin(records["netns_cookie"], self._chosen)]
 
     def totals(self) -> Array:
-        """An array of TOTALS, an element for each namespace that something was counted in; of those that found no room together
-        the cookie is 0.
+        """An array of TOTALS, an element for each group that something was counted in; of those that found no room together the
+        cookie is 0.
         """  # fmt: skip
-        elements = self._sums("totals", TOTALS)
+        elements = self._added("totals", TOTALS)
         found: Array = elements[(elements["netns_cookie"] != 0) | elements["changes"].any(axis=1)]
         if self._chosen is not None:
             found = found[np.isin(found["netns_cookie"], self._chosen)]
         return found
 
     def sockets(self) -> Array:
-        """An array of SOCKETS_OF, an element for each namespace that has full sockets."""
-        elements = self._sums("sockets", SOCKETS_OF)
+        """An array of SOCKETS_OF, an element for each namespace that has full sockets; SYN_RECV with the half-open connections
+        of its listeners.
+        """  # fmt: skip
+        elements = self._added("sockets", SOCKETS_OF)
+        self._object.run("add_queues")
+        queued = np.frombuffer(self._memory["queues"], dtype=np.uint64, count=self._places)
+        elements["by_state"][:, TcpState.SYN_RECV] += queued
         found: Array = elements[elements["netns_cookie"] != 0]
         return found
 
-    def _sums(self, name: str, record: np.dtype[Any]) -> Array:
-        """The elements of a map of which each processor has its own."""
-        found = b"".join(self._object.read_element(name, place) for place in range(self._places + 1))
-        by_processor = np.frombuffer(found, dtype=record).reshape(self._places + 1, -1)
-        elements = np.zeros(self._places + 1, dtype=record)
-        elements["netns_cookie"] = by_processor["netns_cookie"].max(axis=1)
-        for field in (record.names or ())[1:]:
-            elements[field] = by_processor[field].sum(axis=1)
+    def _added(self, name: str, record: np.dtype[Any]) -> Array:
+        """The elements of a map of which each processor has its own, added up."""
+        count = self._places * self.processors
+        by_processor = np.frombuffer(self._memory[name], dtype=record, count=count).reshape(self._places, -1)
+        elements = np.zeros(self._places, dtype=record)
+        for field in record.names or ():
+            values = by_processor[field]
+            elements[field] = values.max(axis=1) if field in KEYS else values.sum(axis=1)
         return elements
-
-    def queues(self) -> dict[int, int]:
-        """Half-open connections of all listeners by their namespace's cookie; of SOCKETS."""
-        found: dict[int, int] = {}
-        for cookie, length in _QUEUE.records(drain(self._object.open_iterator("read_queues", "listeners"))):
-            found[cookie] = found.get(cookie, 0) + length
-        return found
 
     def names(self, tgids: Iterable[int]) -> dict[int, str]:
         """The names of those of the processes that are known."""
@@ -251,11 +272,18 @@ class TcpEvents:
         content = self._object.read_section(".bss")
         return sum(global_value(OBJECT, content, name) for name in ("lost_changes", "lost_lives", "lost_minis"))
 
+    def missed(self) -> int:
+        """How many changes of full sockets the kernel has not run the program for, which is told as inferred, or not counted."""
+        return self._object.missed(STATES[0])
+
     def close(self) -> None:
         """Detach everything."""
         for ring in self._rings.values():
             ring.close()
         self._rings.clear()
+        for memory in self._memory.values():
+            memory.close()
+        self._memory.clear()
         self._object.close()
 
     def __enter__(self) -> TcpEvents:

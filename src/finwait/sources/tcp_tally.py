@@ -13,9 +13,10 @@ import time
 from struct import Struct
 
 from finwait.errors import NotPermitted, SourceError
+from finwait.sources.change_records import ORPHANS, SOCKETS
 from finwait.sources.namespaces import open_inside
 from finwait.sources.sock_diag import open_diag_socket, receive_into, send_request
-from finwait.sources.tcp_events import ORPHANS, SOCKETS, Narrowing, TcpEvents
+from finwait.sources.tcp_events import Narrowing, TcpEvents
 from finwait.table.snapshot import Group, Notice, Provenance, Snapshot
 from finwait.tcp.state import LIFE_ORDER, TcpState
 from finwait.text.messages import mark
@@ -49,12 +50,15 @@ class Tally:
     """
 
     def __init__(self, request: Request) -> None:
-        self.notices: list[Notice] = []
         self._request = request
-        self._events = TcpEvents(
-            SOCKETS | ORPHANS, request, Narrowing(), self.notices, owners=False, timers=False, ring=RING_BYTES
-        )
+        self._open()
+
+    def _open(self) -> None:
+        self.notices: list[Notice] = []
         self._parts: dict[int, _Part] = {}
+        self._events = TcpEvents(
+            SOCKETS | ORPHANS, self._request, Narrowing(), self.notices, owners=False, timers=False, ring=RING_BYTES
+        )
         try:
             for place, netns in zip(self._events.places, self._events.netns, strict=True):
                 self._parts[netns.cookie or 0] = _Part(place)
@@ -63,7 +67,15 @@ class Tally:
             raise
 
     def read(self) -> Snapshot:
-        """How many sockets are in each state now."""
+        """How many sockets are in each state now; after a change that the kernel did not tell they are all counted anew."""
+        snapshot = self._read()
+        if self._events.missed() or self._events.lost():
+            self.close()
+            self._open()
+            snapshot = self._read()
+        return snapshot
+
+    def _read(self) -> Snapshot:
         provenance = Provenance(
             "bpf", host=os.uname().nodename, netns=tuple(self._events.netns), taken_from=time.time()
         )
@@ -91,9 +103,6 @@ class Tally:
             if int(element["netns_cookie"]) in self._parts:
                 for state in _FULL:
                     counts[state] += int(element["by_state"].astype("i8")[state])
-        for cookie, length in self._events.queues().items():
-            if cookie in self._parts:
-                counts[TcpState.SYN_RECV] += length
 
     def _add_orphans(self) -> None:
         for record in self._events.drain(ORPHANS):

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 # The columns that a change has, in the order of docs/schemas/finwait.trace-1.json.
 CHANGE_NAMES = (
     "at", "netns", "cookie", "family", "local_address", "local_port", "peer_address", "peer_port", "from", "to", "in_from_us",
-    "why", "error", "evidence", "pid", "process",
+    "why", "error", "evidence", "within_us", "pid", "process",
 )  # fmt: skip
 LIFETIME_NAMES = (
     "at", "netns", "cookie", "family", "local_address", "local_port", "peer_address", "peer_port", "opened_by", "closed_by",
     "began", "lasted_us", "to", "why", "error", "bytes_acked", "bytes_received", "rtt_us", "total_retrans", "pid", "process",
 )  # fmt: skip
-EVENT, INFERRED = "event", "inferred"  # evidence
-EVIDENCE = (EVENT, INFERRED)  # enum finwait_evidence of bpf/changes.bpf.h
+EVENT, INFERRED, LOOKUP = "event", "inferred", "lookup"  # evidence
+EVIDENCE = (EVENT, INFERRED, LOOKUP)  # enum finwait_evidence of bpf/changes.bpf.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,10 @@ class StateChange:
 
     at: RFC 3339, UTC, microseconds. netns: label of its namespace. cookie: None for a half-open connection that nobody has
     asked about. in_from_us: time in the state that is left, None where its begin was not seen. why: event of
-    `finwait.tcp.transitions`, None where it cannot be told. error: name of the errno that the program is told. pid, process:
-    who has the socket, None where that is not known. from_state and to: never equal.
+    `finwait.tcp.transitions`, None where it cannot be told. error: name of the errno that the program is told. evidence: event,
+    inferred or lookup. within_us: for so long before `at` it may have happened, None where that is not known. pid, process:
+    who has the socket, None where that is not known. from_state: None where nobody saw the connection before; never equal to
+    `to`.
     """
 
     at: str
@@ -45,12 +47,13 @@ class StateChange:
     local_port: int | None
     peer_address: str | None
     peer_port: int | None
-    from_state: TcpState
+    from_state: TcpState | None
     to: TcpState
     in_from_us: int | None
     why: str | None
     error: str | None
     evidence: str
+    within_us: int | None
     pid: int | None
     process: str | None
 
@@ -76,7 +79,7 @@ def changes_of(batch: Batch) -> Iterator[StateChange]:
     """The rows of a batch of changes."""
     names = [field.name if field.name != "from_state" else "from" for field in fields(StateChange)]
     cells = [
-        [TcpState(int(number)) for number in batch.column(name).values.tolist()]
+        [TcpState(number) if number else None for number in batch.column(name).values.tolist()]
         if name in {"from", "to"}
         else cells_of(batch, name)
         for name in names

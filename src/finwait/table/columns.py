@@ -167,7 +167,13 @@ COLUMN_BY_NAME: dict[str, Column] = {column.name: column for column in COLUMNS}
 # What a change of state has besides the columns of its connection. They are of no filter and no list.
 CHANGE_COLUMNS: tuple[Column, ...] = (
     Column("at", TIME, mark("when the state changed"), dtype="i8", unit="ns"),
-    Column("from", STATE, mark("state that is left"), dtype="u1"),
+    Column(
+        "from",
+        STATE,
+        mark("state that is left; null where nobody saw the connection before"),
+        dtype="u1",
+        nullable=True,
+    ),
     Column("to", STATE, mark("state that is reached"), dtype="u1"),
     Column(
         "in_from_us",
@@ -185,7 +191,20 @@ CHANGE_COLUMNS: tuple[Column, ...] = (
         nullable=True,
     ),
     Column("error", TEXT, mark("error that the program is told"), nullable=True),
-    Column("evidence", TEXT, mark("how finwait knows: event (the kernel told it), or inferred from the next one")),
+    Column(
+        "evidence",
+        TEXT,
+        mark("how finwait knows: event (the kernel told it), inferred from the next one, or lookup (two looks differ)"),
+    ),
+    Column(
+        "within_us",
+        DURATION,
+        mark("for so long before its time it may have happened; null where that is not known"),
+        dtype="i8",
+        unit="us",
+        nullable=True,
+        title="WITHIN",
+    ),
 )
 # What a connection has at its end.
 LIFETIME_COLUMNS: tuple[Column, ...] = (

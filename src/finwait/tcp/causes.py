@@ -82,6 +82,11 @@ _HALF_CLOSED = frozenset({_S.FIN_WAIT1, _S.FIN_WAIT2})
 _UNANSWERED_FIN = frozenset({_S.FIN_WAIT1, _S.CLOSING, _S.LAST_ACK})
 
 
+def find_only_cause(state: TcpState, to: TcpState) -> str | None:
+    """The event that alone leads from `state` to `to`, where nothing else was seen; None where there are several, or none."""
+    return _ONLY.get((state, to))
+
+
 def find_cause(state: TcpState, to: TcpState, seen: Seen) -> str | None:
     """The event that led from `state` to `to`; None where what was seen allows several, or none that the machine has."""
     only = _ONLY.get((state, to))

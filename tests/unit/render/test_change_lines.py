@@ -61,6 +61,7 @@ def rows(draw: st.DrawFn) -> Row:
         "why": draw(st.sampled_from(["rcv_fin", "close"])),
         "error": draw(st.sampled_from(["ECONNRESET", "133"])),
         "evidence": draw(st.sampled_from(EVIDENCE)),
+        "within_us": draw(numbers),
         "pid": draw(numbers),
         "process": draw(TEXTS),
     }
@@ -88,7 +89,7 @@ PLAIN: Row = {
     "at": 1_700_000_000_123_456_789, "netns": None, "cookie": None, "family": AF_INET6,
     "local_address": "::ffff:192.0.2.1", "local_port": None, "peer_address": "fd77::1:2", "peer_port": 65535,
     "from": 1, "to": 4,
-    "in_from_us": None, "why": None, "error": None, "evidence": "event", "pid": None, "process": None,
+    "in_from_us": None, "why": None, "error": None, "evidence": "event", "within_us": 0, "pid": None, "process": None,
 }  # fmt: skip
 
 

@@ -1,0 +1,31 @@
+"""Records of changes, whoever tells them: BPF (bpf/changes.bpf.h), sock_diag, or a recording.
+
+A record is a `struct finwait_change`, and behind it `within_ns`: for so long before `at_ns` the change may have happened, 0
+where it was seen as it happened.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from finwait.wire.bpf_layouts import ENUMS
+from finwait.wire.bpf_records import numpy_dtype
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from finwait.table.batch import Array
+
+CHANGE = np.dtype(numpy_dtype("finwait_change"))  # type: ignore[call-overload]
+LIFETIME = np.dtype(numpy_dtype("finwait_lifetime"))  # type: ignore[call-overload]
+TOTALS = np.dtype(numpy_dtype("finwait_totals"))  # type: ignore[call-overload]
+LOOKED_UP = np.dtype([*CHANGE.descr, ("within_ns", "u8")])  # what sock_diag finds
+CHANGES, LIFETIMES, COUNTS, SOCKETS, ORPHANS = (
+    ENUMS[f"FINWAIT_WANT_{name}"] for name in ("CHANGES", "LIFETIMES", "TOTALS", "SOCKETS", "ORPHANS")
+)
+
+
+def within_ns(records: Array) -> Array:
+    """For how long before its time each change may have happened."""
+    if "within_ns" in (records.dtype.names or ()):
+        return records["within_ns"]
+    return np.zeros(len(records), dtype=np.uint64)
