@@ -20,7 +20,7 @@ from finwait.query.narrowing import accepted_changes, check_testable, is_exact, 
 from finwait.sources.change_columns import batch_of, lifetimes_of, totals_of
 from finwait.sources.change_records import CHANGE, CHANGES, COUNTS
 from finwait.sources.choice import may_load_bpf
-from finwait.sources.tcp_events import RING_BYTES, Narrowing, TcpEvents
+from finwait.sources.tcp_events import BY_LISTENER, BY_PROCESS, RING_BYTES, TOGETHER, Narrowing, TcpEvents
 from finwait.table.batch import Batch
 from finwait.table.change import Loss, Ready, Summary, changes_of
 from finwait.table.snapshot import Notice, Provenance
@@ -67,6 +67,7 @@ GONE, BACK, REUSED, IN_CALL = (ENUMS[f"FINWAIT_{name}"] for name in ("GONE", "BA
 TIME_WAIT, SYN_RECV, SYN_SENT = int(TcpState.TIME_WAIT), int(TcpState.SYN_RECV), int(TcpState.SYN_SENT)
 WITHOUT_BPF = mark("BPF could not be used ({reason}); sock_diag is asked again and again instead")
 ENDS = ("netns_cookie", "local_port", "peer_port", "local_address", "peer_address")
+_MEMBERS = {None: TOGETHER, "listener": BY_LISTENER, "process": BY_PROCESS}
 AT_ONCE_NS = (
     1_000_000  # between the end of a TIME_WAIT and the begin of what takes its place; the port of connect() comes late
 )
@@ -76,12 +77,12 @@ class TraceQuestion:
     """What is asked. request: where. wanted: which changes. least_us: time in the state that is left (of whole lives: from
     begin to end). owners: whether to learn who has the sockets. ring_bytes: for what was not read yet. tells: CHANGES one by
     one, LIFETIMES (a connection at its end) or COUNTS (summaries, at the end and every `every_s`). source: bpf, sock_diag, or
-    auto: sock_diag where BPF cannot be had.
+    auto: sock_diag where BPF cannot be had. by: how COUNTS are apart in a namespace, listener or process.
 
     Raises UsageError for a filter of what a change does not tell, or what is counted in the kernel cannot be tested by.
     """
 
-    __slots__ = ("every_s", "least_us", "owners", "request", "ring_bytes", "source", "tells", "wanted")
+    __slots__ = ("by", "every_s", "least_us", "owners", "request", "ring_bytes", "source", "tells", "wanted")
 
     def __init__(
         self,
@@ -94,8 +95,10 @@ class TraceQuestion:
         tells: int = CHANGES,
         every_s: float | None = None,
         source: str = "auto",
+        by: str | None = None,
     ) -> None:
         self.request = request
+        self.by = by
         self.wanted = wanted or Filter()
         check_testable(self.wanted)
         if tells == COUNTS and not is_exact(self.wanted):
@@ -133,11 +136,14 @@ def open_events(question: TraceQuestion, notices: list[Notice]) -> Events:
                 notices,
                 owners=question.owners,
                 ring=question.ring_bytes,
+                members=_MEMBERS[question.by],
             )
         except (NotSupported, NotPermitted, SourceError) as error:
             if question.source == "bpf":
                 raise
             notices.append(Notice("bpf_fallback", WITHOUT_BPF, incomplete=False, arguments={"reason": error}))
+    if question.by is not None:
+        raise NotSupported("sums by {by} are counted by BPF only", by=question.by)
     from finwait.sources.diag_events import DiagEvents
 
     return DiagEvents(question.tells, question.request, question.narrowing(), notices, owners=question.owners)
@@ -250,7 +256,8 @@ class Trace:
                 continue
             yield from self._losses(events)
             now, now_ns = events.totals(), time.time_ns()
-            yield Summary(before_ns, now_ns, totals_of(now, before, events.netns))
+            by = self.question.by
+            yield Summary(before_ns, now_ns, totals_of(now, before, events.netns, by, events.names))
             before, before_ns = now, now_ns
 
 

@@ -28,15 +28,15 @@ def watch_counts(
     *,
     count: Callable[[], Snapshot],
     source: str = "auto",
-    may_tally: bool = True,
+    by: tuple[str, ...] | None = ("state",),
     sleep: Callable[[float], object] = time.sleep,
 ) -> Iterator[Snapshot]:
     """A count every `every_s` seconds, the first at once, for ever.
 
-    count: how to count anew. may_tally: whether the kernel's tally answers the question, all states of whole namespaces.
-    source: bpf (where it may tally, nothing else will do), auto, or another (always anew).
+    count: how to count anew. by: columns, where all states of whole namespaces are asked for, which the kernel's tally may
+    answer; else None. source: bpf (where it may tally, nothing else will do), auto, or another (always anew).
     """
-    tally, notice = _open(request, source, may_tally=may_tally)
+    tally, notice = _open(request, source, by)
     if tally is None:
         yield from _count_anew(count, every_s, sleep, notice)
         return
@@ -44,13 +44,15 @@ def watch_counts(
         yield from _read(tally, request, every_s, sleep)
 
 
-def _open(request: Request, source: str, *, may_tally: bool) -> tuple[Tally | None, Notice | None]:
-    if not may_tally or source not in {"auto", "bpf"} or (source == "auto" and not may_load_bpf()):
+def _open(request: Request, source: str, by: tuple[str, ...] | None) -> tuple[Tally | None, Notice | None]:
+    if source not in {"auto", "bpf"} or (source == "auto" and not may_load_bpf()):
         return None, None
-    from finwait.sources.tcp_tally import Tally
+    from finwait.sources.tcp_tally import BY, Tally
 
+    if by not in BY:
+        return None, None
     try:
-        return Tally(request), None
+        return Tally(request, by), None
     except (NotSupported, NotPermitted, SourceError) as error:
         if source == "bpf":
             raise
@@ -81,7 +83,9 @@ def _read(tally: Tally, request: Request, every_s: float, sleep: Callable[[float
 
 def check(tally: Tally, request: Request) -> Notice | None:
     """What to tell where a walk finds another number than the tally has before it and after it; else None."""
-    before, walked, after = (_by_state(read()) for read in (tally.read, lambda: take_census(request), tally.read))
+    before = _by_state(tally.read(("state",)))
+    walked = _by_state(take_census(request))
+    after = _by_state(tally.read(("state",)))
     wrong = {
         state: walked[state]
         for state in walked

@@ -198,6 +198,44 @@ def test_count_watch_tells_a_document_each_time(
         assert (document["source"], counts["established"], counts["time_wait"]) == ("bpf", 23, 31)
 
 
+def test_counts_by_namespace_come_from_the_tally_too(population: Callable[..., Population]) -> None:
+    one, other = (
+        population(Group("ESTABLISHED", 23)),
+        population(Group("LISTEN", 1), Group("ESTABLISHED", 7), Group("SYN_RECV", 5)),
+    )
+    words = ("count", "--watch", "0.05", "--ndjson", "--by", "netns,state", "-N", str(one.pid), "-N", str(other.pid))
+    with subprocess.Popen((*COMMAND, *words), stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        assert process.stdout is not None
+        document = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    counts = {(row["netns"], row["state"]): row["count"] for row in document["rows"]}
+    assert "closed_not_counted" in [warning["code"] for warning in document["warnings"]]  # the tally, not a walk
+    assert counts.pop((str(other.pid), "listen")) == 1
+    assert counts == {
+        (str(one.pid), "established"): 23, (str(other.pid), "established"): 7, (str(other.pid), "syn_received"): 5,
+    }  # fmt: skip
+
+
+def test_a_tally_that_missed_a_change_counts_anew(population: Callable[..., Population]) -> None:
+    held = population(Group("ESTABLISHED", 23))
+    work = """
+events = tally._events
+events.missed = lambda: 1
+connect(7)
+await_states(1, 6, 10)
+compare()
+assert tally._events is not events
+connect(7)
+await_states(1, 6, 10)
+events = tally._events
+compare()
+assert tally._events is events
+"""
+    for counted, walked, _ in compared(held, TRAFFIC, work):
+        assert counted == walked
+
+
 def test_what_the_tally_cannot_answer_is_counted_anew(population: Callable[..., Population]) -> None:
     held = population(Group("ESTABLISHED", 23), Group("CLOSE_WAIT", 7))
     command = held.enter_command(*COMMAND, "--watch", "0.05", "--csv", "-H", "state", "close-wait")

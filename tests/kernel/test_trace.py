@@ -963,8 +963,8 @@ def test_csv_has_a_title_unless_it_is_not_wanted(busy: Population) -> None:
         rows = list(csv.reader(io.StringIO(told.decode())))
         assert rows[: len(first)] == first
         assert len(rows) == len(first) + 29
-        assert {len(row) for row in rows} == {16}
-        assert {row[14:] == ["", ""] or row[15] == "busy" for row in rows[len(first) :]} == {True}
+        assert {len(row) for row in rows} == {len(CHANGE_NAMES)}
+        assert {row[-2:] == ["", ""] or row[-1] == "busy" for row in rows[len(first) :]} == {True}
 
 
 def test_text_has_a_line_for_each_change(busy: Population) -> None:

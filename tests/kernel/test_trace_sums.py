@@ -80,6 +80,65 @@ def test_summaries_come_at_every_interval_and_their_sum_is_the_whole(population:
     assert sums == BOTH_ENDS
 
 
+def test_sums_by_listener_are_of_the_ports_that_are_listened_at(population: Callable[..., Population]) -> None:
+    """The lab's listener was there before, at another port."""
+    held = population(Group("LISTEN", 1), Group("CLOSE_WAIT", 3))
+    *summaries, _ = traced(held, "--summary", "--by", "listener", work=connections(101))
+    by_port = {
+        row["local_port"]: {(one["from"], one["to"]): one["count"] for one in row["transitions"]} for row in summaries
+    }
+    assert by_port.keys() == {3000, None}
+    active = {("closed", "syn_sent"), ("syn_sent", "established"), ("established", "fin_wait_1"),
+              ("fin_wait_1", "fin_wait_2"), ("fin_wait_2", "time_wait")}  # fmt: skip
+    assert by_port[None] == dict.fromkeys(active, 101)
+    assert by_port[3000] == {
+        pair: count if count == 1 else 101 for pair, count in BOTH_ENDS.items() if pair not in active
+    }
+
+
+TWO_PROCESSES = """
+import os, socket
+server = socket.create_server(("127.0.0.1", 3000))
+if os.fork():
+    accepted = [server.accept()[0] for _ in range(23)]
+    for one in accepted:
+        one.recv(1); one.close()
+    server.close()
+    os.wait()
+else:
+    server.close()
+    with open("/proc/self/comm", "w") as file:
+        file.write("the-client")
+    for one in [socket.create_connection(("127.0.0.1", 3000)) for _ in range(23)]:
+        one.close()
+"""
+
+
+def test_sums_by_process_are_of_who_has_the_sockets(population: Callable[..., Population]) -> None:
+    held = population(Group("LISTEN", 1))
+    *summaries, _ = traced(
+        held, "--summary", "--by", "process", "dport = :3000", work=(sys.executable, "-c", TWO_PROCESSES)
+    )
+    [only] = summaries
+    assert only["process"] == "the-client"
+    counts = {(row["from"], row["to"]): row["count"] for row in only["transitions"]}
+    assert counts == dict.fromkeys([
+        ("closed", "syn_sent"), ("syn_sent", "established"), ("established", "fin_wait_1"), ("fin_wait_1", "fin_wait_2"),
+        ("fin_wait_2", "time_wait"),
+    ], 23)  # fmt: skip
+    *summaries, _ = traced(
+        held, "--summary", "--by", "process", "sport = :3000", work=(sys.executable, "-c", TWO_PROCESSES)
+    )
+    counts_by_pid = {
+        row["pid"]: {(one["from"], one["to"]): one["count"] for one in row["transitions"]} for row in summaries
+    }
+    nobody = counts_by_pid.pop(None)  # what happens before accept() is nobody's
+    [server] = counts_by_pid.values()
+    assert (server["close_wait", "last_ack"], server["last_ack", "closed"]) == (23, 23)
+    assert (nobody["listen", "syn_received"], nobody["syn_received", "established"]) == (23, 23)
+    assert server.get(("established", "close_wait"), 0) + nobody.get(("established", "close_wait"), 0) == 23
+
+
 def test_a_summary_is_of_the_ports_that_the_filter_names(population: Callable[..., Population]) -> None:
     held = population(Group("LISTEN", 1))
     summary, _ = traced(held, "--summary", "dport = :3000", work=connections(7))

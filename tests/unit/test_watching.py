@@ -27,7 +27,8 @@ class FakeTally:
     def __init__(self, readings: Sequence[Snapshot]) -> None:
         self.readings = list(readings)
 
-    def read(self) -> Snapshot:
+    def read(self, by: tuple[str, ...]) -> Snapshot:
+        assert by == ("state",)
         return self.readings.pop(0)
 
 
@@ -56,17 +57,19 @@ def test_closed_is_in_no_tally_and_no_difference(monkeypatch: pytest.MonkeyPatch
     assert checked(monkeypatch, {}, {"closed": 3}, {}) is None
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, *, source: str, may_tally: bool, permitted: bool = True) -> list[Snapshot]:
+def counted(
+    monkeypatch: pytest.MonkeyPatch, *, source: str, by: tuple[str, ...] | None, permitted: bool = True
+) -> list[Snapshot]:
     """Three snapshots of a watch where loading is refused by the kernel."""
 
-    def refuse(_: Request) -> FakeTally:
+    def refuse(_: Request, by: tuple[str, ...]) -> FakeTally:
         raise NotPermitted("BPF is not permitted here ({request}: {reason})", request="load", reason="no")
 
     monkeypatch.setattr(watching, "may_load_bpf", lambda: permitted)
     monkeypatch.setattr("finwait.sources.tcp_tally.Tally", refuse)
     pauses: list[float] = []
     snapshots = watching.watch_counts(
-        Request(), 0.5, count=lambda: snapshot(listen=3), source=source, may_tally=may_tally, sleep=pauses.append
+        Request(), 0.5, count=lambda: snapshot(listen=3), source=source, by=by, sleep=pauses.append
     )
     found = [next(snapshots) for _ in range(3)]
     assert len(pauses) == 2
@@ -75,21 +78,21 @@ def counted(monkeypatch: pytest.MonkeyPatch, *, source: str, may_tally: bool, pe
 
 
 def test_what_a_tally_cannot_answer_is_counted_anew_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = counted(monkeypatch, source="auto", may_tally=False)
+    found = counted(monkeypatch, source="auto", by=None)
     assert [one.total for one in found] == [3, 3, 3]
     assert [notice.code for one in found for notice in one.provenance.notices] == []
 
 
 def test_where_bpf_fails_it_is_counted_anew_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = counted(monkeypatch, source="auto", may_tally=True)
+    found = counted(monkeypatch, source="auto", by=("state",))
     assert [[notice.code for notice in one.provenance.notices] for one in found] == [["bpf_fallback"]] * 3
 
 
 def test_without_the_capabilities_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = counted(monkeypatch, source="auto", may_tally=True, permitted=False)
+    found = counted(monkeypatch, source="auto", by=("state",), permitted=False)
     assert [one.provenance.notices for one in found] == [[], [], []]
 
 
 def test_bpf_by_name_is_no_wish_that_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotPermitted):
-        counted(monkeypatch, source="bpf", may_tally=True)
+        counted(monkeypatch, source="bpf", by=("state",))

@@ -94,10 +94,10 @@ def _watch(options: Namespace, by: tuple[str, ...], order: tuple[tuple[str, bool
     from finwait.watching import watch_counts
 
     wanted = parse(options.filter)
-    plain = by == ("state",) and wanted is None and options.family is None and options.top is None
+    whole = wanted is None and options.family is None and options.top is None
     request = request_of(options)
     snapshots = watch_counts(
-        request, options.watch, count=lambda: _count(options, by), source=options.source, may_tally=plain
+        request, options.watch, count=lambda: _count(options, by), source=options.source, by=by if whole else None
     )
     told: set[str] = set()
     if options.form == "json":

@@ -91,6 +91,11 @@ def build_parser() -> CommandParser:
         ),
     )
     group.add_argument(
+        "--by",
+        choices=("listener", "process"),
+        help=translate(mark("a summary for each listening port, or for each process that has the sockets")),
+    )
+    group.add_argument(
         "--every", type=pause, metavar="SECONDS", help=translate(mark("a summary so often (default: one at the end)"))
     )
     group = parser.add_argument_group(translate(mark("output")))
@@ -124,6 +129,7 @@ def run(arguments: Sequence[str]) -> int:
         tells=LIFETIMES if options.lifetimes else COUNTS if options.summary else CHANGES,
         every_s=options.every,
         source=options.source,
+        by=options.by,
     )
     with WhileAsleep() as interrupts:
         trace = Trace(question, for_s=options.for_s, sleep=interrupts.sleep)
@@ -142,8 +148,11 @@ def _check(options: Namespace) -> None:
         raise UsageError(
             "changes of state are told by bpf or sock_diag, not by --source {source}", source=options.source
         )
-    if options.every is not None and not options.summary:
-        raise UsageError("--every goes with --summary")
+    for name, value in (("--every", options.every), ("--by", options.by)):
+        if value is not None and not options.summary:
+            raise UsageError("{option} goes with --summary", option=name)
+    if options.by == "process" and not options.owners:
+        raise UsageError("--by process does not go with --no-owners")
     if options.summary and options.count is not None:
         raise UsageError("--summary has no lines to count; --for ends it")
 

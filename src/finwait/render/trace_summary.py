@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from finwait.render.style import Style
-    from finwait.table.change import Summary, Times, Totals
-    from finwait.table.snapshot import Cell, Netns
+    from finwait.table.change import Part, Summary, Times, Totals
+    from finwait.table.snapshot import Cell
     from finwait.tcp.state import TcpState
 
 PERCENTS = (50, 90, 99)
@@ -32,15 +32,34 @@ def render_summary(summary: Summary, style: Style, *, with_netns: bool = False) 
     if not summary.totals:
         yield translate(mark("no connection has changed its state"))
     for totals in summary.totals:
-        if with_netns:
+        heading = _heading(totals, with_netns=with_netns)
+        if heading:
             yield ""
-            yield style.paint(_netns_text(totals.netns), "bold")
+            yield style.paint(heading, "bold")
         yield from _transitions(totals, summary.seconds, style)
         yield from _times(totals, style)
 
 
-def _netns_text(netns: Netns | None) -> str:
-    return translate(mark("other network namespaces")) if netns is None else escape_foreign(netns.label)
+def _heading(totals: Totals, *, with_netns: bool) -> str:
+    """Of which namespace the sums are, and of which part of it; nothing where there is only one."""
+    if totals.netns is None:
+        return translate(mark("other network namespaces, listeners or processes"))
+    parts = [escape_foreign(totals.netns.label)] if with_netns else []
+    if totals.of is not None:
+        parts.append(_part_text(totals.of))
+    return ", ".join(parts)
+
+
+def _part_text(part: Part) -> str:
+    if part.by == "listener":
+        return (
+            translate(mark("from no listener"))
+            if part.number is None
+            else translate(mark("listener at port {port}")).format(port=part.number)
+        )
+    if part.number is None:
+        return translate(mark("process not known"))
+    return translate(mark("{process}, process {pid}")).format(process=escape_foreign(part.name or "?"), pid=part.number)
 
 
 def _transitions(totals: Totals, seconds: float, style: Style) -> Iterator[str]:
@@ -93,11 +112,19 @@ def summary_documents(summary: Summary) -> Iterator[dict[str, object]]:
             "from": format_time(summary.from_ns),
             "to": format_time(summary.to_ns),
             "netns": None if totals is None or totals.netns is None else totals.netns.label,
+            **_part_document(None if totals is None else totals.of),
             "transitions": []
             if totals is None
             else [_transition(*pair, count) for pair, count in totals.changes.items()],
             "times": [] if totals is None else [_time(state, times) for state, times in totals.times.items()],
         }
+
+
+def _part_document(part: Part | None) -> dict[str, object]:
+    """What a summary is apart by; nothing where it is of the whole namespace."""
+    if part is None:
+        return {}
+    return {"local_port": part.number} if part.by == "listener" else {"pid": part.number, "process": part.name}
 
 
 def _transition(left: TcpState, reached: TcpState, count: int) -> dict[str, object]:
@@ -110,18 +137,20 @@ def _time(state: TcpState, times: Times) -> dict[str, object]:
 
 
 def summary_rows(summary: Summary) -> Iterator[tuple[Cell, ...]]:
-    """Transitions for a CSV writer: from, to (moments), netns, from, to (states), count."""
+    """Transitions for a CSV writer, with the cells of SUMMARY_NAMES."""
     for totals in summary.totals:
         netns = None if totals.netns is None else totals.netns.label
+        part = _part_document(totals.of)
         for (left, reached), count in totals.changes.items():
             yield (
                 format_time(summary.from_ns),
                 format_time(summary.to_ns),
                 csv_cell(netns),
+                *(csv_cell(part.get(name)) for name in ("local_port", "pid", "process")),  # type: ignore[arg-type]
                 left.token,
                 reached.token,
                 count,
             )
 
 
-SUMMARY_NAMES = ("begin", "end", "netns", "from", "to", "count")
+SUMMARY_NAMES = ("begin", "end", "netns", "local_port", "pid", "process", "from", "to", "count")

@@ -9,7 +9,7 @@ import numpy as np
 from finwait.sources.bpf_table import ip_versions
 from finwait.sources.change_records import within_ns
 from finwait.table.batch import Batch, ColumnData, texts_by_number
-from finwait.table.change import EVIDENCE, INFERRED, LOOKUP, Times, Totals
+from finwait.table.change import EVIDENCE, INFERRED, LOOKUP, Part, Times, Totals
 from finwait.table.snapshot import Netns
 from finwait.tcp.causes import Seen, find_cause, find_only_cause
 from finwait.tcp.state import LIFE_ORDER, TcpState
@@ -124,22 +124,35 @@ def _paths(records: Array) -> ColumnData:
     return ColumnData(np.asarray([code_by_text[text] for text in texts], dtype="i4"), None, dictionary)
 
 
-def totals_of(now: Array, before: Array, netns: Sequence[Netns]) -> tuple[Totals, ...]:
-    """What was counted between two looks at TOTALS."""
+def totals_of(
+    now: Array,
+    before: Array,
+    netns: Sequence[Netns],
+    by: str | None = None,
+    names_of: Callable[[Iterable[int]], Mapping[int, str]] = lambda _: {},
+) -> tuple[Totals, ...]:
+    """What was counted between two looks at TOTALS, the most first. by: listener or process, where sums are apart by it."""
     known = {one.cookie: one for one in netns}
-    before_by_cookie = {int(one["netns_cookie"]): one for one in before}
+    before_by_group = {_group_of(one): one for one in before}
     found = []
     for element in now:
-        cookie = int(element["netns_cookie"])
-        earlier = before_by_cookie.get(cookie)
+        cookie, member = _group_of(element)
+        earlier = before_by_group.get((cookie, member))
         changes, times, sums = (
             element[name].astype(np.int64) - (0 if earlier is None else earlier[name].astype(np.int64))
             for name in ("changes", "times", "time_us")
         )
         if changes.any():
             label = known.get(cookie, Netns(cookie) if cookie else None)
-            found.append(Totals(label, _by_states(changes), _times(times.reshape(16, -1), sums)))
-    return tuple(found)
+            name = names_of([member]).get(member) if by == "process" and member else None
+            of = None if by is None or not cookie else Part(by, member or None, name)
+            found.append(Totals(label, _by_states(changes), _times(times.reshape(16, -1), sums), of))
+    return tuple(sorted(found, key=lambda totals: (totals.netns is None, -totals.count)))
+
+
+def _group_of(element: Array) -> tuple[int, int]:
+    """(namespace's cookie, member)"""
+    return int(element["netns_cookie"]), int(element["member"])
 
 
 def _by_states(changes: Array) -> dict[tuple[TcpState, TcpState], int]:

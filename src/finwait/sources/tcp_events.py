@@ -273,7 +273,7 @@ class TcpEvents:
         return sum(global_value(OBJECT, content, name) for name in ("lost_changes", "lost_lives", "lost_minis"))
 
     def missed(self) -> int:
-        """How many changes of full sockets the kernel has not run the program for, which is told as inferred, or not counted."""
+        """How many changes of full sockets the kernel has not run the program for: they are inferred, or not counted."""
         return self._object.missed(STATES[0])
 
     def close(self) -> None:

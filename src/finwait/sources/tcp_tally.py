@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from finwait.table.batch import Array
     from finwait.table.request import Request
 
+BY_STATE = ("state",)
+BY = (BY_STATE, ("netns",), ("state", "netns"), ("netns", "state"))  # what the kernel's counts can be grouped by
 LOOKUPS = 32  # of one reading: about half a millisecond
 RING_BYTES = 1 << 20
 ANSWER_BYTES = 1 << 12
@@ -44,13 +46,14 @@ _FULL = tuple(state for state in LIFE_ORDER if state not in {TcpState.TIME_WAIT,
 
 
 class Tally:
-    """What `request` asks for (namespaces), counted from now on. Close it; it is a context manager.
+    """What `request` asks for (namespaces), counted from now on. by: of BY. Close it; it is a context manager.
 
     Raises NotSupported, NotPermitted, SourceError.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, by: tuple[str, ...] = BY_STATE) -> None:
         self._request = request
+        self._by = by
         self._open()
 
     def _open(self) -> None:
@@ -66,43 +69,61 @@ class Tally:
             self.close()
             raise
 
-    def read(self) -> Snapshot:
-        """How many sockets are in each state now; after a change that the kernel did not tell they are all counted anew."""
-        snapshot = self._read()
+    def read(self, by: tuple[str, ...] | None = None) -> Snapshot:
+        """How many sockets there are now, by `by` in place of what the tally was made for; after a change that the kernel did
+        not tell they are all counted anew.
+        """  # fmt: skip
+        snapshot = self._read(by or self._by)
         if self._events.missed() or self._events.lost():
             self.close()
             self._open()
-            snapshot = self._read()
+            snapshot = self._read(by or self._by)
         return snapshot
 
-    def _read(self) -> Snapshot:
+    def _read(self, by: tuple[str, ...]) -> Snapshot:
         provenance = Provenance(
             "bpf", host=os.uname().nodename, netns=tuple(self._events.netns), taken_from=time.time()
         )
         for notice in self.notices:
             provenance.add_notice(notice)
-        counts = dict.fromkeys(LIFE_ORDER, 0)
-        self._count_full(counts)
+        counts = self._count_full()
         self._add_orphans()
-        for part in self._parts.values():
+        for cookie, part in self._parts.items():
             orphans = part.count_orphans(provenance)
             timewait = part.read_timewait()
             orphans = min(orphans, timewait)
-            counts[TcpState.FIN_WAIT2] += orphans
-            counts[TcpState.TIME_WAIT] += timewait - orphans
+            counts[cookie][TcpState.FIN_WAIT2] += orphans
+            counts[cookie][TcpState.TIME_WAIT] = timewait - orphans
         lost = self._events.lost()
         if lost:
             provenance.add_notice(Notice("tally_no_room", NO_ROOM, missing="sockets", arguments={"count": lost}))
         provenance.add_notice(Notice("closed_not_counted", CLOSED_NOT_COUNTED, missing="closed"))
         provenance.taken_to = time.time()
-        groups = [Group((state.token,), counts[state]) for state in LIFE_ORDER]
-        return Snapshot(("state",), groups, sum(counts.values()), provenance)
+        groups = self._groups(counts, by)
+        return Snapshot(by, groups, sum(group.count for group in groups), provenance)
 
-    def _count_full(self, counts: dict[TcpState, int]) -> None:
+    def _count_full(self) -> dict[int, dict[TcpState, int]]:
+        """By the namespace's cookie."""
+        counts = {cookie: dict.fromkeys(LIFE_ORDER, 0) for cookie in self._parts}
         for element in self._events.sockets():
-            if int(element["netns_cookie"]) in self._parts:
+            found = counts.get(int(element["netns_cookie"]))
+            if found is not None:
                 for state in _FULL:
-                    counts[state] += int(element["by_state"].astype("i8")[state])
+                    found[state] = int(element["by_state"].astype("i8")[state])
+        return counts
+
+    def _groups(self, counts: dict[int, dict[TcpState, int]], by: tuple[str, ...]) -> list[Group]:
+        label_by_cookie = {netns.cookie or 0: netns.label for netns in self._events.netns}
+        sums: dict[tuple[str, ...], int] = {}
+        for cookie, by_state in counts.items():
+            for state, count in by_state.items():
+                cells = {"state": state.token, "netns": label_by_cookie[cookie]}
+                key = tuple(cells[name] for name in by)
+                sums[key] = sums.get(key, 0) + count
+        if by == BY_STATE:
+            return [Group(key, count) for key, count in sums.items()]
+        largest_first = sorted(sums.items(), key=lambda item: (-item[1], item[0]))
+        return [Group(key, count) for key, count in largest_first if count]
 
     def _add_orphans(self) -> None:
         for record in self._events.drain(ORPHANS):

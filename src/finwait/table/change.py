@@ -126,12 +126,31 @@ def bucket_end_us(bucket: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """What sums are apart by. by: listener or process. number: the listener's port, or the process id; None for the connections
+    that come from no listener, or whose process is not known. name: of the process, where it is known.
+    """  # fmt: skip
+
+    by: str
+    number: int | None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Totals:
-    """What happened in a namespace. changes: how many by (from, to). times: by the state that was left."""
+    """What happened in a namespace, or in a part of it. changes: how many by (from, to). times: by the state that was left.
+    netns: None for those that found no room, together. of: the part, None for the whole.
+    """  # fmt: skip
 
     netns: Netns | None
     changes: Mapping[tuple[TcpState, TcpState], int]
     times: Mapping[TcpState, Times]
+    of: Part | None = None
+
+    @property
+    def count(self) -> int:
+        """How many changes they are."""
+        return sum(self.changes.values())
 
 
 @dataclass(frozen=True, slots=True)
