@@ -27,8 +27,11 @@ _PATIENCE_S = 15.0  # longer than any timer that a stage shortens
 _LISTEN_PORT = 2000
 _FAR_PORT = 443
 _FLAGS = (("SYN", SYN), ("FIN", FIN), ("RST", RST), ("PSH", PSH), ("ACK", ACK))
+# Where data came before the state began: with the SYN, or before the peer's FIN.
+_HAS_DATA = frozenset({TcpState.SYN_RECV, TcpState.CLOSE_WAIT, TcpState.CLOSING, TcpState.LAST_ACK})
 TCP_USER_TIMEOUT = 18
 TCP_REPAIR = 19
+TCP_FASTOPEN_NO_COOKIE = 34
 # Timers, as short as the kernel lets them be; of the namespace.
 SHORT_TIMERS: dict[str, str | int] = {
     "net.ipv4.tcp_syn_retries": 1,
@@ -237,7 +240,7 @@ class Stage:
 
     def _close_unread(self) -> str:
         self._program_end()
-        if self.state() is not TcpState.CLOSE_WAIT:  # there the data came before the FIN
+        if self.state() not in _HAS_DATA:
             self._far.send_data(1)
             self._far.await_ack()
         self._close()
@@ -268,6 +271,16 @@ class Stage:
             self._far.expect(SYN | ACK)
             self._fill_accept_queue()
             self._far.send_syn_again()
+        return "SYN"
+
+    def _rcv_syn_fast_open(self) -> str:
+        """The listener takes data with any SYN: a cookie would prove nothing here."""
+        assert self._listener is not None
+        namespace.write_sysctls({"net.ipv4.tcp_fastopen": 3})
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)
+        self._listener.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE, 1)
+        self._has_begun = True
+        self._far.send(SYN, options=MSS_OPTION, payload=b".")
         return "SYN"
 
     def _rcv_ack_of_cookie(self) -> str:
@@ -346,6 +359,7 @@ _ACTIONS: dict[str, Callable[[Stage], str | None]] = {
     "listener_closed": Stage._listener_closed,
     "destroy": Stage._destroy,
     "rcv_syn": Stage._rcv_syn,
+    "rcv_syn_fast_open": Stage._rcv_syn_fast_open,
     "rcv_syn_ack": Stage._rcv_syn_ack,
     "rcv_ack_of_syn": Stage._rcv_ack,
     "rcv_ack_of_cookie": Stage._rcv_ack_of_cookie,

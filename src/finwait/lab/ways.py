@@ -32,7 +32,10 @@ OTHER_WAYS: dict[tuple[TcpState, str], tuple[str, ...]] = {
     (TcpState.SYN_RECV, "rcv_data"): _PASSIVE,
     (TcpState.ESTABLISHED, "listener_closed"): _PASSIVE,
     (TcpState.CLOSE_WAIT, "listener_closed"): (*_PASSIVE, "rcv_fin"),
+    (TcpState.SYN_RECV, "close_unread"): ("passive_open", "rcv_syn_fast_open"),
     (TcpState.CLOSE_WAIT, "close_unread"): (*_ACTIVE, "rcv_data", "rcv_fin"),
+    (TcpState.CLOSING, "close_unread"): (*_ACTIVE, "rcv_data", "shutdown_write", "rcv_fin"),
+    (TcpState.LAST_ACK, "close_unread"): (*_ACTIVE, "rcv_data", "rcv_fin", "shutdown_write"),
     (TcpState.FIN_WAIT1, "rcv_data_after_close"): (*_ACTIVE, "close"),
     (TcpState.FIN_WAIT2, "rcv_data_after_close"): (*_ACTIVE, "close", "rcv_ack_of_fin"),
     (TcpState.FIN_WAIT2, "timeout_fin_wait_2"): (*_ACTIVE, "close", "rcv_ack_of_fin"),
@@ -40,7 +43,6 @@ OTHER_WAYS: dict[tuple[TcpState, str], tuple[str, ...]] = {
 }
 # Arrows of the table that no stage drives here, and why.
 NOT_DRIVEN: dict[tuple[TcpState, str], str] = {
-    (TcpState.LISTEN, "rcv_syn_fast_open"): "needs a Fast Open cookie, which the scripted peer does not ask for",
     (TcpState.FIN_WAIT1, "out_of_resources"): "tcp_max_orphans and memory are the host's, not a namespace's",
     (TcpState.CLOSING, "out_of_resources"): "tcp_max_orphans and memory are the host's, not a namespace's",
     (TcpState.LAST_ACK, "out_of_resources"): "tcp_max_orphans and memory are the host's, not a namespace's",

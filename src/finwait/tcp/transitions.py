@@ -128,8 +128,10 @@ _FIN_WAIT1, _FIN_WAIT2, _CLOSE_WAIT, _CLOSING, _LAST_ACK, _TIME_WAIT, _CLOSED = 
 #
 # LISTEN: the arrow to SYN-RECEIVED is the connection's. The listener stays, whatever becomes of the connection; so in Linux a
 # RST does not lead back to LISTEN, it only ends the half-open connection.
-# SYN-RECEIVED: has no program that could close it, unless it came by Fast Open or a simultaneous open.
-# FIN-WAIT-1, CLOSING, LAST-ACK: what ends them where the peer is silent is the retransmission of the FIN.
+# SYN-RECEIVED: has no program that could close it, unless it came by Fast Open or a simultaneous open. Data that it could leave
+# unread comes with the SYN of Fast Open only.
+# FIN-WAIT-1, CLOSING, LAST-ACK: what ends them where the peer is silent is the retransmission of the FIN. A program that has
+# called shutdown() is still there and may leave data unread: then close() sends a RST in any state (__tcp_close).
 # FIN-WAIT-2: nothing is left that could be sent again, so RFC 9293 has no end for it; Linux has one where no program is left.
 # CLOSE-WAIT: only the program's close leads on. Keepalive, where the program asked for it, ends the connection and leaves the
 # program with a descriptor of nothing.
@@ -170,6 +172,7 @@ MACHINE: dict[TcpState, tuple[Transition, ...]] = {
         Transition("close", _FIN_WAIT1, "FIN,ACK", "3.10.4", "full_syn_recv"),
         _linux("shutdown_write", _SYN_RECV, None, "3.10.4", "full_syn_recv"),
         Transition("abort", _CLOSED, "RST", "3.10.5", "full_syn_recv"),
+        _linux("close_unread", _CLOSED, "RST,ACK", "3.6.1", "unread_data"),
         _linux("listener_closed", _CLOSED, None, "3.10.4", "listener_closed"),
         Transition("timeout_resend", _SYN_RECV, "SYN,ACK", "3.10.8"),
         Transition("timeout_syn_ack", _CLOSED, None, "3.8.3", "request_sockets"),
@@ -201,6 +204,7 @@ MACHINE: dict[TcpState, tuple[Transition, ...]] = {
         Transition("rcv_syn", _FIN_WAIT1, "ACK", "3.10.7.4", "challenge_ack"),
         Transition("rcv_rst", _CLOSED, None, "3.10.7.4"),
         Transition("abort", _CLOSED, "RST", "3.10.5", "linger_0"),
+        _linux("close_unread", _CLOSED, "RST,ACK", "3.6.1", "unread_data"),
         Transition("timeout_resend", _FIN_WAIT1, "FIN,ACK", "3.10.8"),
         Transition("timeout_retransmit", _CLOSED, None, "3.8.3", "orphans"),
         _linux("out_of_resources", _CLOSED, "RST,ACK", "3.8.3", "orphans"),
@@ -241,6 +245,7 @@ MACHINE: dict[TcpState, tuple[Transition, ...]] = {
         Transition("rcv_syn", _CLOSING, "ACK", "3.10.7.4", "challenge_ack"),
         Transition("rcv_rst", _CLOSED, None, "3.10.7.4"),
         Transition("abort", _CLOSED, None, "3.10.5"),
+        _linux("close_unread", _CLOSED, "RST,ACK", "3.6.1", "unread_data"),
         Transition("timeout_resend", _CLOSING, "FIN,ACK", "3.10.8"),
         Transition("timeout_retransmit", _CLOSED, None, "3.8.3", "orphans"),
         _linux("out_of_resources", _CLOSED, "RST,ACK", "3.8.3", "orphans"),
@@ -252,6 +257,7 @@ MACHINE: dict[TcpState, tuple[Transition, ...]] = {
         Transition("rcv_syn", _LAST_ACK, "ACK", "3.10.7.4", "challenge_ack"),
         Transition("rcv_rst", _CLOSED, None, "3.10.7.4"),
         Transition("abort", _CLOSED, None, "3.10.5"),
+        _linux("close_unread", _CLOSED, "RST,ACK", "3.6.1", "unread_data"),
         Transition("timeout_resend", _LAST_ACK, "FIN,ACK", "3.10.8"),
         Transition("timeout_retransmit", _CLOSED, None, "3.8.3", "orphans"),
         _linux("out_of_resources", _CLOSED, "RST,ACK", "3.8.3", "orphans"),

@@ -22,8 +22,6 @@ EVERYTHING = [
 # Answers that the table does not have for these states. Of a TIME-WAIT that is used again the table has the new connection, and
 # only a timewait socket is `reused`.
 REUSED = {(state, S.CLOSE, "rcv_syn") for state in S if state is not S.CLOSE}
-# close() with unread data aborts in every state (tcp_close); the table has it for three.
-UNREAD = {(state, S.CLOSE, "close_unread") for state in (S.SYN_RECV, S.FIN_WAIT1, S.CLOSING, S.LAST_ACK)}
 # What the kernel does not combine: it resends nothing in FIN-WAIT-2, probes nobody who has something to resend, has nobody who
 # could shut down a connection that was not accepted, and tells timewait sockets by hints of their own.
 NEVER_SEEN = {
@@ -44,7 +42,7 @@ def causes(state: TcpState, to: TcpState) -> set[str]:
 def test_whatever_was_seen_the_cause_is_an_event_of_the_table(state: TcpState, to: TcpState) -> None:
     known = {transition.event for transition in find_transition(state, to)}
     other = {(state, to, cause) for cause in causes(state, to) - known}
-    assert other <= REUSED | UNREAD | NEVER_SEEN
+    assert other <= REUSED | NEVER_SEEN
     assert causes(state, to) <= EVENTS.keys()
 
 
