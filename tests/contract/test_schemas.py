@@ -14,9 +14,12 @@ from jsonschema.exceptions import ValidationError
 
 from finwait.diagnosis.rules import RULES
 from finwait.render.change_lines import TRACE_SCHEMA
+from finwait.render.rates import Rates
+from finwait.render.state_graph import states_document
 from finwait.sources.machine import PROBES
 from finwait.table.change import CHANGE_NAMES, EVIDENCE, LIFETIME_NAMES
 from finwait.tcp.exchanges import EXCHANGES
+from finwait.tcp.state import TcpState
 from finwait.tcp.timers import SYSCTLS
 from finwait.tcp.transitions import EVENTS, STATES, transitions_from
 
@@ -157,6 +160,12 @@ DIAGRAMS = [
 def test_a_diagram_is_what_its_schema_says(arguments: tuple[str, ...]) -> None:
     document = json.loads(printed("diagram", "--format", "json", *arguments))
     document_validator("finwait.diagram-1").validate(document)
+
+
+def test_a_diagram_with_rates_is_what_its_schema_says() -> None:
+    rates = Rates({(TcpState.ESTABLISHED, TcpState.CLOSE): 23, (TcpState.LISTEN, TcpState.SYN_RECV): 7}, 2.5)
+    for whole in (False, True):
+        document_validator("finwait.diagram-1").validate(states_document({}, None, rates, whole=whole))
 
 
 def test_the_schema_of_diagrams_knows_every_state_segment_and_event() -> None:

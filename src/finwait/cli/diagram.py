@@ -6,7 +6,7 @@ import os
 import sys
 
 from finwait.cli import output
-from finwait.cli.parser import CommandParser, add_color, add_language, add_places, add_read, request_of
+from finwait.cli.parser import CommandParser, add_color, add_language, add_places, add_read, pause, request_of
 from finwait.errors import UsageError
 from finwait.text.messages import mark, translate
 
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
-    from finwait.table.snapshot import Snapshot
+    from finwait.render.rates import Rates
+    from finwait.table.snapshot import Notice, Snapshot
     from finwait.tcp.exchanges import Exchange
     from finwait.tcp.state import TcpState
 
 DESCRIPTION = mark("Draw the state diagram of TCP, with how many sockets are in each state, or one of its exchanges.")
+LOST = mark("{count} changes of state were lost and are in no rate")
 STATES = "states"
 FORMATS = ("text", "ascii", "svg", "mermaid", "dot", "json", "markdown")
 
@@ -36,6 +38,14 @@ def build_parser() -> CommandParser:
     group = parser.add_argument_group(translate(mark("picture")))
     group.add_argument(
         "--counts", action="store_true", help=translate(mark("write into each state how many sockets are in it"))
+    )
+    group.add_argument(
+        "--rates",
+        type=pause,
+        metavar="SECONDS",
+        help=translate(
+            mark("measure for so long how often connections take each arrow, write that on it, and then count")
+        ),
     )
     group.add_argument(
         "--whole",
@@ -65,6 +75,8 @@ def run(arguments: Sequence[str]) -> int:
         _draw_states(options, words)
         return 0
     exchange = _find(name, EXCHANGES)
+    if options.rates is not None:
+        raise UsageError("an exchange has no rates; 'finwait diagram states' has")
     if words or options.counts or _names_a_place(options):
         raise UsageError("an exchange has no counts and no filter; 'finwait diagram states' has")
     _draw_exchange(options, exchange)
@@ -109,38 +121,109 @@ def _draw_exchange(options: argparse.Namespace, exchange: Exchange) -> None:
 
 
 def _draw_states(options: argparse.Namespace, words: list[str]) -> None:
+    notices: list[Notice] = []
+    rates = None if options.rates is None else _measure(options, words, notices)
     snapshot = None
-    if options.counts or words or _names_a_place(options):
+    if options.counts or rates is not None or words or _names_a_place(options):
         snapshot = _count(options, words)
+        for notice in notices:
+            snapshot.provenance.add_notice(notice)
     counts = None if snapshot is None else _counts_by_state(snapshot)
     if options.format == "json":
-        _write_document(options, snapshot, counts)
+        _write_document(options, snapshot, counts, rates)
         return  # warnings are in it
     notes = [] if snapshot is None else _notes(snapshot)
     if options.format == "svg":
-        from finwait.render.state_svg import states_svg
-
-        _write_svg(states_svg(counts, notes))
+        _write_states_svg(counts, notes, rates)
     elif options.format in {"text", "ascii"}:
-        _write_picture(options, counts)
+        _write_picture(options, counts, rates)
     else:
-        from finwait.render.state_graph import states_dot, states_markdown, states_mermaid
-
-        if options.format == "markdown":
-            output.write_lines(states_markdown(counts, notes, whole=options.whole))
-        else:
-            write = states_dot if options.format == "dot" else states_mermaid
-            output.write_lines(write(counts, whole=options.whole))
+        _write_graph(options, counts, notes, rates)
     if snapshot is not None:
         output.say_notices(snapshot.provenance.notices)
 
 
-def _write_document(options: argparse.Namespace, snapshot: Snapshot | None, counts: dict[TcpState, int] | None) -> None:
+def _write_document(
+    options: argparse.Namespace, snapshot: Snapshot | None, counts: dict[TcpState, int] | None, rates: Rates | None
+) -> None:
     from finwait.render.documents import provenance_document
     from finwait.render.state_graph import states_document
 
     provenance = None if snapshot is None else provenance_document(snapshot.provenance)
-    output.write_json(states_document(counts, provenance, whole=options.whole), indent=1)
+    output.write_json(states_document(counts, provenance, rates, whole=options.whole), indent=1)
+
+
+def _write_states_svg(counts: dict[TcpState, int] | None, notes: list[str], rates: Rates | None) -> None:
+    from finwait.render.state_svg import ROUTES, states_svg
+
+    if rates is not None:
+        from finwait.render.rates import rates_notes
+
+        notes = [*rates_notes(rates, {(route.state, route.to) for route in ROUTES}), *notes]
+    _write_svg(states_svg(counts, notes, rates))
+
+
+def _write_graph(
+    options: argparse.Namespace, counts: dict[TcpState, int] | None, notes: list[str], rates: Rates | None
+) -> None:
+    from finwait.render.state_graph import states_dot, states_markdown, states_mermaid
+
+    if options.format == "markdown":
+        if rates is not None:
+            from finwait.render.rates import rates_title
+
+            notes = [rates_title(rates), *notes]
+        output.write_lines(states_markdown(counts, notes, rates, whole=options.whole))
+    else:
+        write = states_dot if options.format == "dot" else states_mermaid
+        output.write_lines(write(counts, rates, whole=options.whole))
+
+
+def _measure(options: argparse.Namespace, words: list[str], notices: list[Notice]) -> Rates:
+    """How often connections change their state, in all namespaces together. notices: what is to be known about it goes there."""
+    if options.read is not None:
+        raise UsageError("a recording has no rates: they are measured on this host")
+    if options.source not in {"auto", "bpf"}:
+        raise UsageError("rates are measured by BPF only, not by --source {source}", source=options.source)
+    from finwait.api import parse
+    from finwait.render.rates import Rates
+    from finwait.sources.change_records import COUNTS
+    from finwait.table.change import Loss, Summary
+    from finwait.table.snapshot import Notice
+    from finwait.tracing import Trace, TraceQuestion
+
+    question = TraceQuestion(request_of(options), parse(words), owners=False, tells=COUNTS, source="bpf")
+    trace = Trace(question, for_s=options.rates, sleep=_Wait(options.rates))
+    lost, seconds = 0, 0.0
+    changes: dict[tuple[TcpState, TcpState], int] = {}
+    for item in trace:
+        if isinstance(item, Loss):
+            lost += item.lost
+        elif isinstance(item, Summary):
+            seconds += item.seconds
+            for totals in item.totals:
+                for pair, count in totals.changes.items():
+                    changes[pair] = changes.get(pair, 0) + count
+    notices += trace.provenance.notices
+    if lost:
+        notices.append(Notice("changes_lost", LOST, missing="changes", arguments={"count": lost}))
+    return Rates(changes, seconds)
+
+
+class _Wait:
+    """Sleeps. The first time, when the kernel has begun to count, it tells whoever waits at a terminal for how long."""
+
+    def __init__(self, for_s: float) -> None:
+        self.for_s = for_s
+        self.is_told = not sys.stderr.isatty()
+
+    def __call__(self, seconds: float) -> None:
+        if not self.is_told:
+            self.is_told = True
+            output.say(translate(mark("measuring for {seconds:g} s")).format(seconds=self.for_s))
+        from time import sleep
+
+        sleep(seconds)
 
 
 def _count(options: argparse.Namespace, words: list[str]) -> Snapshot:
@@ -172,10 +255,10 @@ def _counts_by_state(snapshot: Snapshot) -> dict[TcpState, int]:
     return {state_by_token[str(group.key[0])]: group.count for group in snapshot.groups}
 
 
-def _write_picture(options: argparse.Namespace, counts: dict[TcpState, int] | None) -> None:
+def _write_picture(options: argparse.Namespace, counts: dict[TcpState, int] | None, rates: Rates | None) -> None:
     from finwait.render.count import COLOR_BY_WHO
     from finwait.render.labels import HEAVY, weight_of
-    from finwait.render.state_text import render_states
+    from finwait.render.state_text import ARROWS, render_states
     from finwait.render.style import style_of
     from finwait.tcp.waits import WAITS
 
@@ -187,7 +270,22 @@ def _write_picture(options: argparse.Namespace, counts: dict[TcpState, int] | No
         heavy = ("bold",) if (weight_of(state, counts) or 0) >= HEAVY else ()
         return style.paint(name, COLOR_BY_WHO[WAITS[state][0]], *heavy)
 
-    output.write_lines(render_states(counts, unicode=_is_unicode(options), paint=paint if style.color else None))
+    def fade(text: str) -> str:
+        return style.paint(text, "dim")
+
+    is_plain = not style.color
+    lines = render_states(
+        counts,
+        rates,
+        unicode=_is_unicode(options),
+        paint=None if is_plain else paint,
+        fade=None if is_plain else fade,
+    )
+    output.write_lines(lines)
+    if rates is not None:
+        from finwait.render.rates import rates_lines
+
+        output.write_lines(rates_lines(rates, {(arrow.state, arrow.to) for arrow in ARROWS}))
 
 
 def _write_svg(lines: Iterator[str]) -> None:

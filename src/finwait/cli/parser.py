@@ -23,6 +23,7 @@ mark("usage: "), mark("options"), mark("positional arguments"), mark("show this 
 # Options that only one command has, told to whoever gives them to another.
 OPTIONS_OF_ONE = {
     "count": ("--by", "--top", "--watch"),
+    "diagram": ("--rates",),
     "trace": ("--lifetimes", "--summary", "--every", "--min-time", "--no-owners", "--buffer"),
     "list": ("-o", "-i", "-m", "-l", "-p", "-a", "-n", "-t", "--options", "--info", "--memory", "--listening", "--processes",
              "--all", "--numeric", "--tcp", "--columns", "--limit", "--ghosts"),
@@ -32,6 +33,7 @@ OPTIONS_OF_ONE = {
 OPTIONS_WITH_VALUE = frozenset({
     "-N", "--net", "--source", "--read", "--record", "--proc", "--sys", "--cgroup", "--by", "--top", "--sort", "--style",
     "--color", "--lang", "--columns", "--limit", "--every", "--min-time", "--buffer", "--for", "--count", "--watch",
+    "--rates", "--format",
 })  # fmt: skip
 
 

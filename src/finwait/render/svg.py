@@ -117,9 +117,10 @@ def text(x: float, y: float, content: str, *classes: str, more: str = "") -> str
     return f'<text x="{x:g}" y="{y:g}" class="{" ".join(classes or ("ink",))}"{more}>{escape(content)}</text>'
 
 
-def arrow(name: str, points: Sequence[Point]) -> str:
+def arrow(name: str, points: Sequence[Point], *, opacity: float = 1) -> str:
     """A line through `points`, its turns round, with a head; name: of the picture that it is in."""
-    return f'<path class="line" d="{_rounded(points)}" marker-end="url(#finwait-{name}-head)"/>'
+    more = "" if opacity == 1 else f' opacity="{opacity:g}"'
+    return f'<path class="line" d="{_rounded(points)}" marker-end="url(#finwait-{name}-head)"{more}/>'
 
 
 def _rounded(points: Sequence[Point]) -> str:

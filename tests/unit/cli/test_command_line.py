@@ -6,6 +6,7 @@ import pytest
 
 from finwait.cli.capabilities import build_parser as capabilities_parser
 from finwait.cli.count import build_parser as count_parser
+from finwait.cli.diagram import build_parser as diagram_parser
 from finwait.cli.list import build_parser as list_parser
 from finwait.cli.main import _choose_command
 from finwait.cli.parser import OPTIONS_OF_ONE, OPTIONS_WITH_VALUE
@@ -27,6 +28,7 @@ PARSERS = {"count": count_parser, "list": list_parser}
         (["--", "list"], "count", ["--", "list"]),
         (["-4", "state", "list"], "count", ["-4", "state", "list"]),
         (["--json", "capabilities", "-H"], "capabilities", ["--json", "-H"]),
+        (["--rates", "2", "--format", "svg", "diagram"], "diagram", ["--rates", "2", "--format", "svg"]),
     ],
 )
 def test_a_command_may_stand_behind_options(words: list[str], command: str, rest: list[str]) -> None:
@@ -36,7 +38,7 @@ def test_a_command_may_stand_behind_options(words: list[str], command: str, rest
 def test_options_that_take_a_value_are_those_of_the_parsers() -> None:
     taking = {
         name
-        for build in (*PARSERS.values(), trace_parser)
+        for build in (*PARSERS.values(), trace_parser, diagram_parser)
         for action in build()._actions
         if action.option_strings and action.nargs != 0
         for name in action.option_strings

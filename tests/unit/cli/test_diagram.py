@@ -8,6 +8,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,9 +16,38 @@ from finwait.cli import diagram
 from finwait.cli.diagram import FORMATS
 from finwait.cli.main import main
 from finwait.errors import UsageError
+from finwait.table.change import Loss, Ready, Summary, Totals
+from finwait.table.snapshot import Netns, Provenance
 from finwait.tcp.exchanges import EXCHANGES
+from finwait.tcp.state import TcpState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TICKET = str(Path(__file__).resolve().parents[3] / "docs" / "examples" / "ticket-ss.txt")
+
+
+CLOSING, ABORTED = (TcpState.ESTABLISHED, TcpState.FIN_WAIT1), (TcpState.ESTABLISHED, TcpState.CLOSE)
+
+
+class TraceOfTwo:
+    """What a trace of two namespaces yields in four seconds; it loses 5 changes."""
+
+    def __init__(self, question: Any, **_: object) -> None:
+        assert (question.owners, question.source) == (False, "bpf")
+        self.provenance = Provenance("bpf")
+
+    def __iter__(self) -> Iterator[object]:
+        yield Ready(self.provenance, "bpf")
+        yield Loss(1, 2)
+        yield Loss(2, 3)
+        first = Totals(Netns(1), {CLOSING: 40, ABORTED: 6}, {})
+        yield Summary(1_000_000_000, 5_000_000_000, 4.0, (first, Totals(None, {CLOSING: 6}, {})))
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finwait.tracing.Trace", TraceOfTwo)
 
 
 def drawn(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -94,6 +124,15 @@ def test_svg_is_utf_8_whatever_the_terminal_takes() -> None:
         (["close", "--read", "x"], "an exchange has no counts and no filter; 'finwait diagram states' has"),
         (["close", "-N", "1"], "an exchange has no counts and no filter; 'finwait diagram states' has"),
         (["close", "state", "listen"], "an exchange has no counts and no filter; 'finwait diagram states' has"),
+        (["close", "--rates", "1"], "an exchange has no rates; 'finwait diagram states' has"),
+        (["--rates", "1", "--read", "x"], "a recording has no rates: they are measured on this host"),
+        (["--rates", "1", "--source", "proc"], "rates are measured by BPF only, not by --source proc"),
+        (["--rates", "0"], "'0' is no number of seconds above 0"),
+        (["--rates", "1h"], "'1h' is no number of seconds from 0 to 86400"),
+        (
+            ["states", "--rates", "1", "dst", "10.0.0.1"],
+            "what is counted in the kernel can be chosen by family, ports and states only: dst 10.0.0.1",
+        ),
         (["--record", "x.diag"], "unknown option --record; did you mean --read?"),
     ],
     ids=str,
@@ -102,6 +141,52 @@ def test_what_means_nothing_is_told(words: list[str], told: str) -> None:
     with pytest.raises(UsageError) as raised:
         diagram.run(words)
     assert str(raised.value) == told
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        ("text", ["close() / FIN,ACK  11.5/s ", "   ESTABLISHED  > CLOSED           1.5/s\n"]),
+        ("ascii", ["close() / FIN,ACK  11.5/s ", "   ESTABLISHED  > CLOSED           1.5/s\n"]),
+        ("svg", [">11.5/s</text>", ">without an arrow here: ESTABLISHED&gt;CLOSED 1.5/s</text>"]),
+        ("mermaid", ["<br/>11.5/s\n", "established --> closed: 1.5/s\n"]),
+        ("dot", ['\\n11.5/s"', 'established -> closed [label="1.5/s"']),
+        ("markdown", ["| ESTABLISHED | FIN-WAIT-1 | 46 | 11.5/s |", "| ESTABLISHED | CLOSED | 6 | 1.5/s |"]),
+    ],
+)  # fmt: skip
+def test_rates_stand_in_every_format_with_their_time_and_what_was_lost(
+    capfd: pytest.CaptureFixture[str], form: str, told: list[str]
+) -> None:
+    assert main(["diagram", "--rates", "4", "--format", form]) == 0
+    found = capfd.readouterr()
+    for part in [*told, "changes of state a second, measured for 4 s"]:
+        assert part in found.out
+    lost = "5 changes of state were lost and are in no rate"
+    assert lost in found.err
+    assert lost in found.out or form not in {"svg", "markdown"}
+    assert "0/s" in found.out
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_document_with_rates_has_exact_counts_and_says_what_was_lost(capfd: pytest.CaptureFixture[str]) -> None:
+    document = json.loads(drawn(capfd, "--rates", "4", "--format", "json"))
+    assert document["seconds"] == 4
+    assert document["changes"] == [
+        {"from": "established", "to": "fin_wait_1", "count": 46, "rate": 11.5},
+        {"from": "established", "to": "closed", "count": 6, "rate": 1.5},
+    ]
+    assert document["complete"] is False
+    assert "changes_lost" in [warning["code"] for warning in document["warnings"]]
+    assert all(state["count"] is not None for state in document["states"])
+
+
+@pytest.mark.usefixtures("traced")
+def test_an_arrow_that_nobody_took_is_dim(capfd: pytest.CaptureFixture[str]) -> None:
+    text = drawn(capfd, "--rates", "4", "--color", "always")
+    assert "\x1b[2mlisten()\x1b[0m" in text
+    assert "\x1b[2mclose() / FIN,ACK\x1b[0m" not in text.partition("11.5/s")[0].splitlines()[-1]
+    assert drawn(capfd, "--rates", "4").count("\x1b") == 0
 
 
 def test_every_picture_is_named(capfd: pytest.CaptureFixture[str]) -> None:

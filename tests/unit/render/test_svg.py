@@ -12,6 +12,7 @@ import pytest
 
 from finwait.render import state_svg, svg
 from finwait.render.labels import MUST_ACT, arrow_label
+from finwait.render.rates import Rates, rates_notes
 from finwait.render.sequence_svg import LIFE, WIDTH, rows_of, sequence_svg
 from finwait.render.state_graph import shown_arrows
 from finwait.render.state_svg import BOX_HEIGHT, BOX_WIDTH, PLACES, ROUTES, states_svg
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 MANY = {state: 1_000_003 * int(state) for state in TcpState}
 FEW = {TcpState.ESTABLISHED: 16, TcpState.CLOSE_WAIT: 23, TcpState.LISTEN: 3}
+ROUTED = [(route.state, route.to) for route in ROUTES]
+# A rate of each arrow, and changes that have none.
+RATED = Rates({**dict.fromkeys(ROUTED, 3), (TcpState.ESTABLISHED, TcpState.CLOSE): 2}, 2.0)
+SLOW = Rates(dict.fromkeys(ROUTED, 1), 81_300.0)  # the longest text that there is
+FAINT = Rates({(TcpState.CLOSE_WAIT, TcpState.LAST_ACK): 23}, 2.0)
 DEFAULT_SIZE = svg.TEXT_SIZE
 # Em that a cell takes, as measured of DejaVu Sans, which is wider than any font of a desktop. Two cells are one em.
 EM, BOLD_EM = 0.6, 0.69
@@ -129,6 +135,38 @@ def test_no_text_of_the_states_overlaps_or_is_crossed(counts: dict[TcpState, int
             assert max(corner[0] for corner in text.corners) <= x + BOX_WIDTH - 6, text
             assert y <= min(corner[1] for corner in text.corners), text
             assert max(corner[1] for corner in text.corners) <= y + BOX_HEIGHT, text
+
+
+@pytest.mark.parametrize("rates", [RATED, SLOW, FAINT], ids=["rated", "slow", "faint"])
+@pytest.mark.usefixtures("language")
+def test_no_text_overlaps_where_arrows_have_rates(rates: Rates) -> None:
+    root = parsed(states_svg(MANY, [*rates_notes(rates, ROUTED)], rates))
+    _assert_legible(root)
+    texts = texts_of(root)
+    for route in ROUTES:
+        label, rate = arrow_label(route.state, route.event, route.to), rates.text_of(route.state, route.to)
+        (place, below) = route.places()
+        beside = [text for text in texts if text.content == label and _is_at(text, place, route.anchor)]
+        told = [text for text in texts if text.content == rate and _is_at(text, below, route.anchor)]
+        assert (len(beside), len(told)) == (1, 1), route.event
+
+
+def _is_at(text: Text, point: Point, anchor: str) -> bool:
+    left, right = text.corners[0][0], text.corners[1][0]
+    x = {"start": left, "end": right, "middle": (left + right) / 2}[anchor]
+    return abs(x - point[0]) < 0.01 and abs(text.corners[2][1] - 0.1 * text.size - point[1]) < 0.01
+
+
+def test_an_arrow_that_nobody_took_is_faint() -> None:
+    root = parsed(states_svg(MANY, [], FAINT))
+    opacities = [path.get("opacity") for path in root.iter(f"{NAMESPACE}path") if path.get("class") == "line"]
+    taken = [at for at, route in enumerate(ROUTES) if (route.state, route.to) in FAINT.changes]
+    assert [at for at, opacity in enumerate(opacities) if opacity is None] == taken
+    inks = {text.text: (text.get("class") or "").split()[0] for text in root.iter(f"{NAMESPACE}text")}
+    assert (inks["11.5/s"], inks["0/s"], inks["connect() / SYN"]) == ("ink", "muted", "muted")
+    description = root.find(f"{NAMESPACE}desc")
+    assert description is not None
+    assert "From CLOSE-WAIT to LAST-ACK: close() / FIN,ACK, 11.5/s." in (description.text or "")
 
 
 @pytest.mark.usefixtures("language")
