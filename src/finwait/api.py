@@ -239,6 +239,9 @@ def trace(
     netns: str | Sequence[str] = (),
     all_netns: bool = False,
     buffer_bytes: int | None = None,
+    source: str = "auto",
+    record: str | None = None,
+    read: str | None = None,
     proc: str = "/proc",
 ) -> Changes:
     """Follow TCP connections through their states, as ``finwait trace`` does.
@@ -246,16 +249,30 @@ def trace(
     filter: a change is of a filter's states where the one that is left or the one that is reached is. seconds: end after so
     long; None: until it is closed. least_us: only changes of connections that were so long in the state that they leave.
     owners: whether to learn which processes have the sockets. buffer_bytes: memory for changes that were not read yet (16
-    MiB). The others are those of `count`.
+    MiB). source: auto, bpf or sock_diag. record: a file that keeps them too. read: such a file instead of this host. The others
+    are those of `count`.
 
     Returns an iterator, and asynchronous iterator, of StateChange (and Loss); close it, or use it as a context manager. Raises
     UsageError, NotSupported, NotPermitted, SourceError.
     """
     from finwait.tracing import Changes, Trace, TraceQuestion
 
-    request = _request(ip, netns, Roots(proc), "auto", all_netns=all_netns)
-    question = TraceQuestion(request, parse(filter), least_us=least_us, owners=owners, ring_bytes=buffer_bytes)
-    return Changes(Trace(question, for_s=seconds))
+    if source == "proc":
+        raise UsageError("changes of state are told by bpf or sock_diag, not by --source {source}", source=source)
+    request = _request(ip, netns, Roots(proc), source, all_netns=all_netns)
+    question = TraceQuestion(
+        request, parse(filter), least_us=least_us, owners=owners, ring_bytes=buffer_bytes, source=source
+    )
+    if read is not None:
+        from finwait.replaying import Replay
+
+        return Changes(Replay(question, read))
+    recorder = None
+    if record is not None:
+        from finwait.sources.change_recording import ChangeRecorder
+
+        recorder = ChangeRecorder(record)
+    return Changes(Trace(question, for_s=seconds, recorder=recorder))
 
 
 def diagnose(

@@ -18,20 +18,22 @@ from finwait.query.evaluate import accepted_rows
 from finwait.query.expression import Filter
 from finwait.query.narrowing import accepted_changes, check_testable, is_exact, port_range, state_mask
 from finwait.sources.change_columns import batch_of, lifetimes_of, totals_of
-from finwait.sources.change_records import CHANGE, CHANGES, COUNTS
+from finwait.sources.change_narrowing import Narrowing
+from finwait.sources.change_order import SETTLED_NS, settle
+from finwait.sources.change_records import CHANGES, COUNTS
 from finwait.sources.choice import may_load_bpf
-from finwait.sources.tcp_events import BY_LISTENER, BY_PROCESS, RING_BYTES, TOGETHER, Narrowing, TcpEvents
+from finwait.sources.tcp_events import BY_LISTENER, BY_PROCESS, RING_BYTES, TOGETHER, TcpEvents
 from finwait.table.batch import Batch
 from finwait.table.change import Loss, Ready, Summary, changes_of
 from finwait.table.snapshot import Notice, Provenance
-from finwait.tcp.state import ALL_STATES, TcpState
+from finwait.tcp.state import ALL_STATES
 from finwait.text.messages import mark
-from finwait.wire.bpf_layouts import ENUMS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Protocol
 
+    from finwait.sources.change_recording import ChangeRecorder
     from finwait.table.batch import Array
     from finwait.table.change import StateChange
     from finwait.table.request import Request
@@ -58,19 +60,22 @@ if TYPE_CHECKING:
         def close(self) -> None:
             """End."""
 
+    class Telling(Protocol):
+        """A Trace, or a recording that is told again."""
+
+        provenance: Provenance
+
+        def stop(self) -> None:
+            """Read what is there and end."""
+
+        def __iter__(self) -> Iterator[Ready | Batch | Loss | Summary]:
+            """Ready, then what comes."""
+
 
 PAUSE_S = 0.05  # between two looks at the ring
-SETTLED_NS = 20_000_000  # rows are held for so long: what is told late, or taken back, is told by then
 CLOCK_SET_NS = 10_000_000  # more than clocks drift apart while a trace runs: somebody has set the time of day
-GONE, BACK, REUSED, IN_CALL = (ENUMS[f"FINWAIT_{name}"] for name in ("GONE", "BACK", "REUSED", "IN_CALL"))
-# Numbers, not TcpState: NumPy asks a type that it is compared with for attributes, and loses a Ctrl-C that comes then.
-TIME_WAIT, SYN_RECV, SYN_SENT = int(TcpState.TIME_WAIT), int(TcpState.SYN_RECV), int(TcpState.SYN_SENT)
 WITHOUT_BPF = mark("BPF could not be used ({reason}); sock_diag is asked again and again instead")
-ENDS = ("netns_cookie", "local_port", "peer_port", "local_address", "peer_address")
 _MEMBERS = {None: TOGETHER, "listener": BY_LISTENER, "process": BY_PROCESS}
-AT_ONCE_NS = (
-    1_000_000  # between the end of a TIME_WAIT and the begin of what takes its place; the port of connect() comes late
-)
 
 
 class TraceQuestion:
@@ -149,24 +154,57 @@ def open_events(question: TraceQuestion, notices: list[Notice]) -> Events:
     return DiagEvents(question.tells, question.request, question.narrowing(), notices, owners=question.owners)
 
 
+def wanted_rows(
+    question: TraceQuestion,
+    records: Array,
+    clock_ns: int,
+    netns: Sequence[Netns],
+    names_of: Callable[[Iterable[int]], Mapping[int, str]],
+) -> tuple[Array, Batch]:
+    """Those of `records` that the whole filter accepts, and the same as a batch."""
+    wanted = question.wanted
+    if question.tells == CHANGES:
+        batch = batch_of(records, clock_ns, netns, names_of)
+        accepted = accepted_changes(wanted, batch)
+    else:
+        numbers = [int(state) for state in wanted.states]
+        batch = lifetimes_of(records, clock_ns, netns, names_of)
+        accepted = accepted_rows(Filter(ALL_STATES, wanted.expression, wanted.family), batch)
+        accepted &= np.isin(records["states"], numbers).any(axis=1) | np.isin(records["to"], numbers)
+    return records[accepted], batch.take(accepted)
+
+
 class Trace:
-    """What happens from now on, until `stop`, or for `for_s` seconds. sleep: waits that many seconds.
+    """What happens from now on, until `stop`, for `for_s` seconds, or until it was `most` changes. sleep: waits that many
+    seconds. recorder: keeps them too. yields_rows: whether they are wanted beside the recording.
 
     Iterate once: Ready, then batches, losses and summaries. The programs are attached while it is iterated; `provenance` tells
-    what it lacks, `lost` how many changes were lost so far.
+    what it lacks, `told` how many changes it were so far, `lost` how many were lost.
     """
 
     def __init__(
-        self, question: TraceQuestion, *, for_s: float | None = None, sleep: Callable[[float], object] = time.sleep
+        self,
+        question: TraceQuestion,
+        *,
+        for_s: float | None = None,
+        most: int | None = None,
+        recorder: ChangeRecorder | None = None,
+        yields_rows: bool = True,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self.question = question
         self.for_s = for_s
+        self.most = most
         self.provenance = Provenance("bpf", host=os.uname().nodename)
+        self.told = 0
         self.lost = 0
+        self._recorder = recorder
+        self._is_exact = question.tells == CHANGES and is_exact(question.wanted)
+        self._yields_rows = yields_rows
         self._sleep = sleep
         self._stopped = False
         self._clock_ns = 0
-        self._held: Array = np.zeros(0, dtype=CHANGE)
+        self._held: Array | None = None
 
     def stop(self) -> None:
         """Read what is there and end."""
@@ -177,12 +215,14 @@ class Trace:
         with closing(open_events(question, provenance.notices)) as events:
             provenance.source, provenance.netns = events.source, events.netns
             provenance.taken_from = time.time()
-            read = self._summaries(events) if question.tells == COUNTS else self._rows(events)
+            begin = _Sums(events) if question.tells == COUNTS else None  # before anybody is told that it begins
             try:
-                yield Ready(provenance)
-                yield from read
+                yield Ready(provenance, events.source)
+                yield from self._rows(events) if begin is None else self._summaries(events, begin)
             finally:
                 provenance.taken_to = time.time()
+                if self._recorder is not None:
+                    self._recorder.finish(provenance)
 
     def _looks(self, pause_s: float) -> Iterator[bool]:
         """After each pause whether it was the last one."""
@@ -202,20 +242,51 @@ class Trace:
     def _losses(self, events: Events) -> Iterator[Loss]:
         lost = events.lost()
         if lost != self.lost:
-            yield Loss(time.time_ns(), lost - self.lost)
+            loss = Loss(time.time_ns(), lost - self.lost)
             self.lost = lost
+            if self._recorder is not None:
+                self._recorder.lose(loss)
+            yield loss
 
     # -- rows
 
     def _rows(self, events: Events) -> Iterator[Batch | Loss]:
-        read = self._changes if self.question.tells == CHANGES else self._lifetimes
+        if self._recorder is not None:
+            self._held = events.drain(self.question.tells)
+            self._recorder.begin(self.provenance, self.question.tells, self.question.wanted.text, self._held.dtype)
         for last in self._looks(PAUSE_S):
             began_ns = self._tell_time()
             records = events.drain(self.question.tells)
             yield from self._losses(events)
-            batch = read(events, records, None if last else began_ns - SETTLED_NS)
+            batch = self._tell(events, self._settled(records, None if last else began_ns - SETTLED_NS))
             if batch is not None and batch.length:
                 yield batch
+            if self.told == self.most:
+                return
+
+    def _settled(self, records: Array, before_ns: int | None) -> Array:
+        if self._held is not None and len(self._held):
+            records = np.concatenate([self._held, records])
+        if self.question.tells != CHANGES:
+            self._held = None
+            return records
+        settled, self._held = settle(records, before_ns)
+        return settled
+
+    def _tell(self, events: Events, records: Array) -> Batch | None:
+        """Keep those of `records` that are wanted; they are a batch where that is wanted, or had to be made."""
+        if not len(records):
+            return None
+        batch = None
+        if self._yields_rows or not self._is_exact:
+            records, batch = wanted_rows(self.question, records, self._clock_ns, events.netns, events.names)
+        if self.most is not None:
+            left = self.most - self.told
+            records, batch = records[:left], batch and batch.head(left)
+        self.told += len(records)
+        if self._recorder is not None and len(records):
+            self._recorder.add(records, self._clock_ns, events.names)
+        return batch if self._yields_rows else None
 
     def _tell_time(self) -> int:
         """CLOCK_MONOTONIC now. What it lacks to the time of day stays the same, so that times keep their order, unless that
@@ -227,38 +298,27 @@ class Trace:
             self._clock_ns = lacks_ns
         return now_ns
 
-    def _changes(self, events: Events, records: Array, before_ns: int | None) -> Batch | None:
-        records = np.concatenate([self._held, records]) if len(self._held) else records
-        records, self._held = settle(records, before_ns)
-        if not len(records):
-            return None
-        records = records[np.argsort(records["at_ns"], kind="stable")]
-        batch = batch_of(records, self._clock_ns, events.netns, events.names)
-        return batch.take(accepted_changes(self.question.wanted, batch))
-
-    def _lifetimes(self, events: Events, records: Array, _: int | None) -> Batch | None:
-        wanted = self.question.wanted
-        if wanted.states != ALL_STATES:
-            numbers = [int(state) for state in wanted.states]
-            records = records[np.isin(records["states"], numbers).any(axis=1) | np.isin(records["to"], numbers)]
-        if not len(records):
-            return None
-        batch = lifetimes_of(records, self._clock_ns, events.netns, events.names)
-        return batch.take(accepted_rows(Filter(ALL_STATES, wanted.expression, wanted.family), batch))
-
     # -- sums
 
-    def _summaries(self, events: Events) -> Iterator[Summary | Loss]:
-        every_s = self.question.every_s
-        before, before_ns = events.totals(), time.time_ns()
+    def _summaries(self, events: Events, before: _Sums) -> Iterator[Summary | Loss]:
+        every_s, by = self.question.every_s, self.question.by
         for last in self._looks(PAUSE_S if every_s is None else every_s):
             if not last and every_s is None:
                 continue
             yield from self._losses(events)
-            now, now_ns = events.totals(), time.time_ns()
-            by = self.question.by
-            yield Summary(before_ns, now_ns, totals_of(now, before, events.netns, by, events.names))
-            before, before_ns = now, now_ns
+            now = _Sums(events)
+            totals = totals_of(now.totals, before.totals, events.netns, by, events.names)
+            yield Summary(before.at_ns, now.at_ns, now.clock_s - before.clock_s, totals)
+            before = now
+
+
+class _Sums:
+    """What was counted until a moment."""
+
+    def __init__(self, events: Events) -> None:
+        self.totals = events.totals()
+        self.at_ns = time.time_ns()
+        self.clock_s = time.monotonic()
 
 
 class Changes:
@@ -268,7 +328,7 @@ class Changes:
     attached when it has been made: what happens from then on is told. `provenance` says what it lacks.
     """
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Telling) -> None:
         self._trace = trace
         self._items = iter(trace)
         next(self._items)  # Ready
@@ -314,51 +374,3 @@ class Changes:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def settle(records: Array, before_ns: int | None) -> tuple[Array, Array]:
-    """(what has happened until `before_ns`, what is held until it is told in order) of `records`, in the order of the ring.
-    None: hold nothing.
-
-    The timer of a mini-socket that was deleted may be set anew at once: then the change has not happened, and the next record
-    of that object takes it back.
-    """
-    told = np.ones(len(records), dtype=np.bool_)
-    rows = np.flatnonzero(records["hints"] & (GONE | BACK))
-    columns = (rows, records["object"][rows], records["hints"][rows])
-    gone_by_object: dict[int, int] = {}
-    for row, number, hints in zip(*(column.tolist() for column in columns), strict=True):
-        if hints & BACK:
-            told[row] = False
-            gone = gone_by_object.pop(number, None)
-            if gone is not None:
-                told[gone] = False
-        else:
-            gone_by_object[number] = row
-    mark_reuse(records, np.flatnonzero(told & (records["hints"] & GONE != 0) & (records["from"] == TIME_WAIT)))
-    late = np.zeros(len(records), dtype=np.bool_) if before_ns is None else records["at_ns"] > before_ns
-    return records[told & ~late], records[told & late]
-
-
-def mark_reuse(records: Array, ended: Array) -> None:
-    """Mark those of the rows `ended`, ends of TIME_WAIT, that a new connection of the same two ends has brought about."""
-    begun = np.flatnonzero(np.isin(records["to"], (SYN_RECV, SYN_SENT)))
-    if not len(ended) or not len(begun):
-        return
-    begins: dict[bytes, list[tuple[int, bool]]] = {}
-    facts = (records["at_ns"][begun].tolist(), (records["to"][begun] == SYN_SENT).tolist())
-    for ends, at_ns, is_call in zip(_ends(records, begun), *facts, strict=True):
-        begins.setdefault(ends, []).append((at_ns, is_call))
-    for row, ends, at_ns in zip(ended.tolist(), _ends(records, ended), records["at_ns"][ended].tolist(), strict=True):
-        for begin_ns, is_call in begins.get(ends, ()):
-            after_ns = at_ns - begin_ns if is_call else begin_ns - at_ns  # connect() has begun when it takes the place
-            if 0 <= after_ns <= AT_ONCE_NS:
-                records["hints"][row] |= REUSED | (IN_CALL if is_call else 0)
-
-
-def _ends(records: Array, rows: Array) -> list[bytes]:
-    """What tells a connection from every other of its time: namespace, addresses and ports."""
-    chosen = records[rows]
-    parts = [np.ascontiguousarray(chosen[name]).view(np.uint8).reshape(len(rows), -1) for name in ENDS]
-    packed = np.concatenate(parts, axis=1)
-    return [row.tobytes() for row in packed]

@@ -122,7 +122,7 @@ def summary(begin_s: int) -> Summary:
     spent = {State.SYN_RECV: times({17: 990, 60: 17}, 1_017_017), State.TIME_WAIT: times({99: 23}, 23 * 60_002_000)}
     begin_ns = CLOCK_NS + UP_NS + begin_s * S
     totals = (Totals(WEB, changes, spent), Totals(None, {(State.CLOSE, State.SYN_SENT): 1}, {})) if not begin_s else ()
-    return Summary(begin_ns, begin_ns + 5 * S, totals)
+    return Summary(begin_ns, begin_ns + 5 * S, 5.0, totals)
 
 
 class FixedTrace:
@@ -134,7 +134,7 @@ class FixedTrace:
         self.provenance = Provenance("bpf", host="web-1", netns=(WEB,), taken_from=1e9)
 
     def __iter__(self) -> Iterator[Ready | Batch | Loss | Summary]:
-        yield Ready(self.provenance)
+        yield Ready(self.provenance, "bpf")
         if self.question.tells == COUNTS:
             yield summary(0)
             yield summary(5)

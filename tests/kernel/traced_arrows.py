@@ -21,12 +21,13 @@ from finwait.lab.proof import _ORDINARY, driven
 from finwait.lab.stage import SHORT_TIMERS, NotShown, Stage
 from finwait.lab.ways import way_to
 from finwait.sources.change_columns import batch_of
+from finwait.sources.change_narrowing import Narrowing
+from finwait.sources.change_order import settle
 from finwait.sources.change_records import CHANGE, CHANGES
-from finwait.sources.tcp_events import Narrowing, TcpEvents
+from finwait.sources.tcp_events import TcpEvents
 from finwait.table.cells import cells_of
 from finwait.table.request import Request
 from finwait.tcp.state import TcpState
-from finwait.tracing import settle
 
 if TYPE_CHECKING:
     from finwait.tcp.transitions import Transition

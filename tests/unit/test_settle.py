@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from finwait.sources.change_order import AT_ONCE_NS, settle
 from finwait.sources.change_records import CHANGE
 from finwait.tcp.state import TcpState
-from finwait.tracing import AT_ONCE_NS, settle
 from finwait.wire.bpf_layouts import ENUMS
 
 if TYPE_CHECKING:

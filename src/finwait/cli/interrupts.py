@@ -1,9 +1,9 @@
-"""Ctrl-C that comes only where nothing is half done."""
+"""Signals that end a command only where nothing is half done."""
 
 from __future__ import annotations
 
 import time
-from signal import SIGINT, default_int_handler, getsignal, signal
+from signal import SIG_DFL, SIGHUP, SIGINT, SIGTERM, default_int_handler, getsignal, raise_signal, signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,28 +11,33 @@ if TYPE_CHECKING:
 
 
 class WhileAsleep:
-    """Within the block the first Ctrl-C is a KeyboardInterrupt of `sleep`, now or at its next call, so that what was read is
-    written too; a second one interrupts whatever runs. Where Ctrl-C is ignored it stays so.
+    """Within the block the first Ctrl-C, SIGTERM or SIGHUP is a KeyboardInterrupt of `sleep`, now or at its next call, so that
+    what was read is written too; a second one interrupts whatever runs. SIGTERM and SIGHUP end the process behind the block.
+    What is ignored stays so.
     """  # fmt: skip
 
     def __init__(self) -> None:
         self._asleep = False
-        self._came = False
+        self._came: int | None = None
+        self._before: dict[int, object] = {}
 
     def __enter__(self) -> WhileAsleep:
-        self._replaced = getsignal(SIGINT) is default_int_handler
-        if self._replaced:
-            signal(SIGINT, self._note)
+        for number, handler in ((SIGINT, default_int_handler), (SIGTERM, SIG_DFL), (SIGHUP, SIG_DFL)):
+            if getsignal(number) is handler:
+                self._before[number] = signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._replaced:
-            signal(SIGINT, default_int_handler)
+        for number, handler in self._before.items():
+            signal(number, handler)  # type: ignore[arg-type]
+        if self._came in {SIGTERM, SIGHUP}:
+            raise_signal(self._came)
 
-    def _note(self, *_: object) -> None:
-        if self._asleep or self._came:
+    def _note(self, number: int, _: object) -> None:
+        again = self._came is not None
+        self._came = self._came or number
+        if self._asleep or again:
             self._interrupt()
-        self._came = True
 
     def _interrupt(self) -> NoReturn:
         self._asleep = False
@@ -41,7 +46,7 @@ class WhileAsleep:
     def sleep(self, seconds: float) -> None:
         """Sleep so long."""
         self._asleep = True
-        if self._came:
+        if self._came is not None:
             self._interrupt()
         time.sleep(seconds)
         self._asleep = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC, abstractmethod
+from contextlib import closing
 
 from finwait.api import parse
 from finwait.cli import output
@@ -24,6 +25,7 @@ from finwait.cli.parser import (
 )
 from finwait.errors import UsageError
 from finwait.query.narrowing import TESTABLE
+from finwait.text.escape import escape_foreign
 from finwait.text.messages import mark, translate
 
 TYPE_CHECKING = False
@@ -31,26 +33,34 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Sequence
 
+    from finwait.replaying import Replay
     from finwait.table.batch import Batch
-    from finwait.table.change import Loss, Summary
-    from finwait.tracing import Trace
+    from finwait.table.change import Loss, Ready, Summary
+    from finwait.tracing import Trace, TraceQuestion
 
 DESCRIPTION = mark(
     "Follow TCP connections through their states: who changed, when, why, and for how long it had waited."
 )
 LOST = mark("{count} changes were lost: they came faster than they were read; --buffer gives them more room")
+RECORDED = mark("{count} changes were written to {path}; 'finwait trace --read' tells them")
 COLUMNS = ("at", "local", "peer", "process", "pid", "from", "to", "in_from_us", "why", "evidence")
 LIFETIME_COLUMNS = (
     "at", "local", "peer", "process", "pid", "closed_by", "lasted_us", "bytes_acked", "bytes_received", "rtt_us",
     "total_retrans", "path",
 )  # fmt: skip
+SOCK_DIAG = "sock_diag"
 LEAST_BUFFER, MOST_BUFFER = 1, 1024  # MiB
 
 
 def build_parser() -> CommandParser:
     """The command's parser."""
     parser = FilterParser("trace", translate(DESCRIPTION), (*TESTABLE, "local", "peer"))
-    add_places(parser)
+    group = add_places(parser)
+    group.add_argument(
+        "--read",
+        metavar="FILE",
+        help=translate(mark("tell a recording of --record again instead of what happens; - is standard input")),
+    )
     group = parser.add_argument_group(translate(mark("how long and how much")))
     group.add_argument(
         "--for",
@@ -99,6 +109,12 @@ def build_parser() -> CommandParser:
         "--every", type=pause, metavar="SECONDS", help=translate(mark("a summary so often (default: one at the end)"))
     )
     group = parser.add_argument_group(translate(mark("output")))
+    group.add_argument(
+        "--record", metavar="FILE", help=translate(mark("write the changes to FILE, for --read, and print nothing"))
+    )
+    group.add_argument(
+        "--print", dest="prints", action="store_true", help=translate(mark("with --record: print them too"))
+    )
     add_forms(group)
     add_header(group)
     add_color(group)
@@ -118,7 +134,7 @@ def run(arguments: Sequence[str]) -> int:
     options = build_parser().parse(arguments)
     _check(options)
     from finwait.sources.change_records import CHANGES, COUNTS, LIFETIMES
-    from finwait.tracing import Trace, TraceQuestion
+    from finwait.tracing import TraceQuestion
 
     question = TraceQuestion(
         request_of(options),
@@ -132,15 +148,41 @@ def run(arguments: Sequence[str]) -> int:
         by=options.by,
     )
     with WhileAsleep() as interrupts:
-        trace = Trace(question, for_s=options.for_s, sleep=interrupts.sleep)
-        writer = _WRITERS[options.form](options, trace)
+        trace = _trace(question, options, interrupts)
+        writer = (_WRITERS[options.form] if _prints(options) else _RecordingWriter)(options, trace)
         try:
-            _follow(trace, writer, options.count)
+            _follow(trace, writer)
         except KeyboardInterrupt:
             writer.end()
             raise
         writer.end()
     return 0
+
+
+def _prints(options: Namespace) -> bool:
+    return options.record is None or options.prints or options.form is not None
+
+
+def _trace(question: TraceQuestion, options: Namespace, interrupts: WhileAsleep) -> Trace | Replay:
+    if options.read is not None:
+        from finwait.replaying import Replay
+
+        return Replay(question, options.read, most=options.count)
+    from finwait.tracing import Trace
+
+    recorder = None
+    if options.record is not None:
+        from finwait.sources.change_recording import ChangeRecorder
+
+        recorder = ChangeRecorder(options.record)
+    return Trace(
+        question,
+        for_s=options.for_s,
+        most=options.count,
+        recorder=recorder,
+        yields_rows=_prints(options),
+        sleep=interrupts.sleep,
+    )
 
 
 def _check(options: Namespace) -> None:
@@ -150,43 +192,61 @@ def _check(options: Namespace) -> None:
         )
     for name, value in (("--every", options.every), ("--by", options.by)):
         if value is not None and not options.summary:
-            raise UsageError("{option} goes with --summary", option=name)
+            raise UsageError("{option} goes with {other}", option=name, other="--summary")
     if options.by == "process" and not options.owners:
-        raise UsageError("--by process does not go with --no-owners")
+        raise UsageError("{option} does not go with {other}", option="--by process", other="--no-owners")
     if options.summary and options.count is not None:
         raise UsageError("--summary has no lines to count; --for ends it")
+    if options.prints and options.record is None:
+        raise UsageError("{option} goes with {other}", option="--print", other="--record")
+    _check_files(options)
 
 
-def _follow(trace: Trace, writer: _Writer, most: int | None) -> None:
+def _check_files(options: Namespace) -> None:
+    if options.record is not None and options.summary:
+        raise UsageError("{option} does not go with {other}", option="--record", other="--summary")
+    if options.read is None:
+        return
+    others = (
+        ("--record", options.record is not None),
+        ("--for", options.for_s is not None),
+        ("--every", options.every is not None),
+        ("--by", options.by is not None),
+        ("-N", bool(options.netns)),
+        ("--all-netns", options.all_netns),
+        ("--source", options.source != "auto"),
+        ("--buffer", options.buffer is not None),
+    )
+    for option, is_given in others:
+        if is_given:
+            raise UsageError("{option} does not go with {other}", option=option, other="--read")
+
+
+def _follow(trace: Trace | Replay, writer: _Writer) -> None:
     from finwait.table.change import Loss, Ready, Summary
 
-    left = most
-    for item in trace:
-        if isinstance(item, Ready):
-            writer.begin()
-        elif isinstance(item, Loss):
-            writer.lose(item)
-        elif isinstance(item, Summary):
-            writer.sum_up(item)
-        else:
-            batch = item if left is None else item.head(left)
-            writer.write(batch)
-            if left is not None:
-                left -= batch.length
-                if left == 0:
-                    break
-        sys.stdout.flush()
+    with closing(iter(trace)) as items:  # type: ignore[type-var]
+        for item in items:
+            if isinstance(item, Ready):
+                writer.begin(item)
+            elif isinstance(item, Loss):
+                writer.lose(item)
+            elif isinstance(item, Summary):
+                writer.sum_up(item)
+            else:
+                writer.write(item)
+            sys.stdout.flush()
 
 
 class _Writer(ABC):
     """Writes what a trace yields. The calls come in this order: begin, then write, sum_up and lose, then end."""
 
-    def __init__(self, options: Namespace, trace: Trace) -> None:
+    def __init__(self, options: Namespace, trace: Trace | Replay) -> None:
         self.options = options
         self.trace = trace
         self.begun = False
 
-    def begin(self) -> None:
+    def begin(self, ready: Ready) -> None:
         """Everything is attached."""
         self.begun = True
 
@@ -208,11 +268,11 @@ class _Writer(ABC):
 
 
 class _TextWriter(_Writer):
-    def begin(self) -> None:
+    def begin(self, ready: Ready) -> None:
         from finwait.render.rows import RowRenderer
         from finwait.render.style import style_of
 
-        super().begin()
+        super().begin(ready)
         self.style = style_of(sys.stdout, self.options.color, os.environ)
         self.with_netns = self.options.all_netns or len(self.options.netns) > 1
         if self.options.summary:
@@ -220,6 +280,8 @@ class _TextWriter(_Writer):
         columns: tuple[str, ...] = LIFETIME_COLUMNS if self.options.lifetimes else COLUMNS
         if self.with_netns:
             columns = (*columns[:1], "netns", *columns[1:])
+        if ready.source == SOCK_DIAG and not self.options.lifetimes:
+            columns = (*columns, "within_us")
         if not self.options.owners:
             columns = tuple(name for name in columns if name not in {"process", "pid"})
         self.rows = RowRenderer(columns, encoding=sys.stdout.encoding or "ascii")
@@ -238,9 +300,24 @@ class _TextWriter(_Writer):
         output.write_lines([*render_summary(summary, self.style, with_netns=self.with_netns), ""])
 
 
+class _RecordingWriter(_Writer):
+    """Prints nothing; what was kept is said at the end."""
+
+    def write(self, batch: Batch) -> None:
+        """There is nothing to print."""
+
+    def sum_up(self, summary: Summary) -> None:
+        """There is no summary."""
+
+    def end(self) -> None:
+        super().end()
+        if self.begun:
+            output.say(translate(RECORDED).format(count=self.trace.told, path=escape_foreign(self.options.record)))
+
+
 class _CsvWriter(_Writer):
-    def begin(self) -> None:
-        super().begin()
+    def begin(self, ready: Ready) -> None:
+        super().begin(ready)
         if self.options.header:
             output.write_csv([self._names()])
 
@@ -264,10 +341,10 @@ class _CsvWriter(_Writer):
 
 
 class _NdjsonWriter(_Writer):
-    def begin(self) -> None:
+    def begin(self, ready: Ready) -> None:
         from finwait.render.change_lines import ready_document
 
-        super().begin()
+        super().begin(ready)
         output.write_json(ready_document(self.trace.provenance))
 
     def write(self, batch: Batch) -> None:
@@ -300,10 +377,10 @@ def _json_lines(batch: Batch, options: Namespace) -> bytes:
 class _JsonWriter(_Writer):
     """One document; what was lost stands among its rows."""
 
-    def begin(self) -> None:
+    def begin(self, ready: Ready) -> None:
         from finwait.render.change_lines import TRACE_SCHEMA
 
-        super().begin()
+        super().begin(ready)
         self.before = b"\n "
         output.write_chunks([f'{{"schema": "{TRACE_SCHEMA}", "rows": ['.encode()])
 

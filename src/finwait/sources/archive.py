@@ -10,17 +10,19 @@ import json
 import os
 import time
 
-from finwait.errors import ParseError, Phrase, SourceError, UsageError
+from finwait.errors import ParseError, Phrase, UsageError
 from finwait.sources.bindings import read_interface_names
 from finwait.sources.capabilities import probe_closed_visible
 from finwait.sources.counters import SECRETS
 from finwait.sources.namespaces import Place, open_inside
 from finwait.sources.recording import RawDumpReader, Recording
+from finwait.sources.text_file import cannot_write, read_line
 from finwait.table.snapshot import Netns, Notice, Provenance
 from finwait.text.messages import mark
 from finwait.version import __version__
 from finwait.wire.inet_diag import blank_keys, socket_messages
 from finwait.wire.netlink import NLMSG_DONE, build_message
+from finwait.wire.recorded_values import integer_or_none, seconds_or_none, text_or_none
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 
 SCHEMA = "finwait.recording/1"
 MANIFEST_BYTES = 64 << 20  # some 5,000 namespaces
-YEAR_10000 = 253_402_300_800  # in seconds since the epoch
 ZIP_STORED, ZIP_DEFLATED = 0, 8  # methods of compression
 END = build_message(NLMSG_DONE, 2, bytes(4))  # NLM_F_MULTI, errno 0
 COUNTER_FILES = ("snmp", "netstat", "sockstat", "sockstat6")
@@ -70,8 +71,12 @@ def _read_manifest(archive: ZipFile, file: BinaryIO, name: str) -> Recording:
     if manifest["schema"] != SCHEMA:
         raise ParseError("{path} has schema {schema}, finwait reads {known}", path=name, schema=str(manifest["schema"])[:80],
                          known=SCHEMA)  # fmt: skip
-    provenance = Provenance("recording", host=_text(manifest["host"]), taken_from=_seconds(manifest["taken_from"]),
-                            taken_to=_seconds(manifest["taken_to"]))  # fmt: skip
+    provenance = Provenance(
+        "recording",
+        host=text_or_none(manifest["host"]),
+        taken_from=seconds_or_none(manifest["taken_from"]),
+        taken_to=seconds_or_none(manifest["taken_to"]),
+    )
     readers: list[Reader] = [_open_part(archive, part, name) for part in manifest["namespaces"]]
     for warning in manifest["warnings"]:
         arguments = {"code": str(warning["code"])}
@@ -95,29 +100,8 @@ def _reason(error: BaseException) -> Phrase | str:
     return Phrase("{name} is missing", name=text) if is_key else text
 
 
-def _text(value: object) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise TypeError(f"a name should be text, not {value!r}")
-    return value
-
-
-def _seconds(value: object) -> float | None:
-    """A time since the epoch that a calendar has."""
-    seconds = None if value is None else float(str(value))
-    if seconds is not None and not 0 <= seconds < YEAR_10000:
-        raise ValueError(f"{value} is no time")
-    return seconds
-
-
-def _integer(value: object, bits: int = 64) -> int | None:
-    number = None if value is None else int(str(value))
-    if number is not None and not 0 <= number < 1 << bits:
-        raise ValueError(f"{value} is no number of {bits} bits")
-    return number
-
-
 def _open_part(archive: ZipFile, part: Mapping[str, object], path: str) -> Reader:
-    netns = Netns(_integer(part["cookie"]), _integer(part["inode"]), _text(part["name"]))
+    netns = Netns(integer_or_none(part["cookie"]), integer_or_none(part["inode"]), text_or_none(part["name"]))
     interfaces = part["interfaces"]
     sysctls = part["sysctls"]
     if not isinstance(interfaces, dict) or not isinstance(sysctls, dict):
@@ -127,7 +111,7 @@ def _open_part(archive: ZipFile, part: Mapping[str, object], path: str) -> Reade
     if info.compress_type not in {ZIP_STORED, ZIP_DEFLATED}:
         raise ValueError(f"{info.filename} is compressed in a way that finwait never uses")
     reader = RawDumpReader(_Part(archive.open(info), path), netns, names)  # type: ignore[arg-type]
-    first, last = [_integer(word, 16) for word in str(sysctls.get("ipv4/ip_local_port_range", "")).split()] or (
+    first, last = [integer_or_none(word, 16) for word in str(sysctls.get("ipv4/ip_local_port_range", "")).split()] or (
         None,
         None,
     )
@@ -173,7 +157,7 @@ class Recorder:
         try:
             self.file = open(self.partial, "xb")  # noqa: SIM115 - closed by finish or abandon
         except OSError as error:
-            raise _cannot_write(path, error) from error
+            raise cannot_write(path, error) from error
         self.archive: ZipFile | None = None
         self.part: BinaryIO = self.file
         if path.endswith(".finwait"):
@@ -239,7 +223,7 @@ class Recorder:
         try:
             return write()
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
 
     def abandon(self) -> None:
         """Remove what was written so far; nothing where `finish` has put it in its place."""
@@ -257,7 +241,7 @@ class Recorder:
             "schema": SCHEMA,
             "finwait": __version__,
             "host": self._masked("host", provenance.host),
-            "boot_id": self._masked("boot", _read_line("/proc/sys/kernel/random/boot_id")),
+            "boot_id": self._masked("boot", read_line("/proc/sys/kernel/random/boot_id")),
             "kernel": os.uname().release,
             "taken_from": self.began[0],
             "taken_to": time.time(),
@@ -280,18 +264,6 @@ def _close_unfinished(writer: BinaryIO | ZipFile | None) -> None:
         return
 
 
-def _cannot_write(path: str, error: OSError) -> SourceError:
-    return SourceError("cannot write {path}: {reason}", path=path, reason=os.strerror(error.errno or 0))
-
-
-def _read_line(path: str) -> str | None:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read().strip()
-    except OSError:
-        return None
-
-
 def _read_sysctls() -> dict[str, str]:
     """What decides how connections live and die in the calling thread's namespace."""
     try:
@@ -299,10 +271,10 @@ def _read_sysctls() -> dict[str, str]:
     except OSError:
         known = []  # no /proc: the sockets are worth keeping all the same
     names = [*_SYSCTLS, *(f"ipv4/{name}" for name in known if name.startswith("tcp_") and name not in SECRETS)]
-    values = {name: _read_line(f"{_SYSCTL_DIR}/{name}") for name in names}
+    values = {name: read_line(f"{_SYSCTL_DIR}/{name}") for name in names}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _read_counters() -> dict[str, str]:
-    values = {name: _read_line(f"/proc/thread-self/net/{name}") for name in COUNTER_FILES}
+    values = {name: read_line(f"/proc/thread-self/net/{name}") for name in COUNTER_FILES}
     return {name: value for name, value in values.items() if value is not None}

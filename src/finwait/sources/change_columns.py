@@ -7,7 +7,7 @@ from errno import errorcode
 import numpy as np
 
 from finwait.sources.bpf_table import ip_versions
-from finwait.sources.change_records import within_ns
+from finwait.sources.change_records import ONLY_CHANGE, within_ns
 from finwait.table.batch import Batch, ColumnData, texts_by_number
 from finwait.table.change import EVIDENCE, INFERRED, LOOKUP, Part, Times, Totals
 from finwait.table.snapshot import Netns
@@ -202,7 +202,7 @@ def _cause(key: int) -> str | None:
         left, reached = TcpState(state), TcpState(to)
     except ValueError:
         return None
-    if evidence == EVIDENCE.index(LOOKUP):
+    if evidence == EVIDENCE.index(LOOKUP) or hints & ONLY_CHANGE:
         return find_only_cause(left, reached)
     seen = {name: bool(hints & bit) for name, bit in _HINTS.items()}
     return find_cause(left, reached, Seen(error=error, shutdown=shutdown, **seen))

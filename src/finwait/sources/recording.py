@@ -21,6 +21,7 @@ from finwait.table.bindings import Bindings
 from finwait.table.snapshot import Netns, Notice, Provenance
 from finwait.tcp.state import TcpState
 from finwait.text.messages import mark
+from finwait.wire.change_blocks import FIRST_LINE as CHANGES_FIRST_LINE
 from finwait.wire.inet_diag import SOCK_DIAG_BY_FAMILY, TCPDIAG_GETSOCK
 from finwait.wire.netlink import NLMSG_DONE, NLMSGHDR, TRUNCATED, align, excerpt_of
 from finwait.wire.netstat_text import parse_netstat
@@ -109,6 +110,9 @@ def open_recording(path: str) -> Recording:
     provenance = Provenance("recording")
     if _is_raw_dump(sample):
         return Recording([RawDumpReader(file, Netns(), {})], provenance, [])
+    if sample.startswith(CHANGES_FIRST_LINE):
+        file.close()
+        raise ParseError("{path} is a recording of changes; 'finwait trace --read' tells it", path=name)
     kind = detect_text_kind(sample.decode("utf-8", "surrogateescape"))
     if kind is None:
         file.close()

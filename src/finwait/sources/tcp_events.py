@@ -22,7 +22,6 @@ from finwait.sources.tcp_tracepoints import CALLS, OBJECT, RESETS, STATES, TIMER
 from finwait.tcp.state import TcpState
 from finwait.wire.bpf_layouts import ENUMS
 from finwait.wire.bpf_records import Layout, comm_text, global_value, globals_section, numpy_dtype
-from finwait.wire.inet_diag import ALL_STATES_MASK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from mmap import mmap
     from typing import Any
 
+    from finwait.sources.change_narrowing import Narrowing
     from finwait.sources.namespaces import Place
     from finwait.table.batch import Array
     from finwait.table.request import Request, Roots
@@ -45,33 +45,9 @@ MOST_NAMESPACES = 1024  # of a tally
 LEAST_LIVES = 1 << 16
 LISTENERS = 1 << 12  # a reading visits as many buckets
 KEYS = ("netns_cookie", "member")
-PORTS = (0, 65535)
 RING_BYTES = 16 << 20
 TOGETHER, BY_LISTENER, BY_PROCESS = (ENUMS[f"FINWAIT_{name}"] for name in ("TOGETHER", "BY_LISTENER", "BY_PROCESS"))
 _NAME = Layout("finwait_name")
-
-
-class Narrowing:
-    """What the kernel is to tell of. family: 2 or 10, None for both. states: mask of those that are left or reached.
-    local_ports, peer_ports: first and last. least_ns: time in the state that is left, 0 for any, known or not.
-    """  # fmt: skip
-
-    __slots__ = ("family", "least_ns", "local_ports", "peer_ports", "states")
-
-    def __init__(
-        self,
-        *,
-        family: int | None = None,
-        states: int = ALL_STATES_MASK,
-        local_ports: tuple[int, int] = PORTS,
-        peer_ports: tuple[int, int] = PORTS,
-        least_ns: int = 0,
-    ) -> None:
-        self.family = family
-        self.states = states
-        self.local_ports = local_ports
-        self.peer_ports = peer_ports
-        self.least_ns = least_ns
 
 
 class TcpEvents:
@@ -142,7 +118,7 @@ class TcpEvents:
         if not self.members and not request.all_netns and len(request.netns) <= MOST_NETNS:
             return len(request.netns or (None,)) + 1
         if self.wants & COUNTS:
-            return min(MOST_PLACES, max(MOST_TOTALS_BYTES // (TOTALS.itemsize * self.processors), 2))
+            return min(MOST_PLACES, max(int(MOST_TOTALS_BYTES // (TOTALS.itemsize * self.processors)), 2))
         return MOST_NAMESPACES
 
     def _sums(self) -> tuple[tuple[int, str, int], ...]:

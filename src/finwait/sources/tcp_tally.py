@@ -13,10 +13,11 @@ import time
 from struct import Struct
 
 from finwait.errors import NotPermitted, SourceError
+from finwait.sources.change_narrowing import Narrowing
 from finwait.sources.change_records import ORPHANS, SOCKETS
 from finwait.sources.namespaces import open_inside
 from finwait.sources.sock_diag import open_diag_socket, receive_into, send_request
-from finwait.sources.tcp_events import Narrowing, TcpEvents
+from finwait.sources.tcp_events import TcpEvents
 from finwait.table.snapshot import Group, Notice, Provenance, Snapshot
 from finwait.tcp.state import LIFE_ORDER, TcpState
 from finwait.text.messages import mark

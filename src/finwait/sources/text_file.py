@@ -20,3 +20,27 @@ def read_text_file(path: str) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ParseError("{path} is no text in UTF-8", path=path, offset=error.start) from error
+
+
+def read_line(path: str) -> str | None:
+    """The text of a file of one line, as those of /proc/sys; None where it cannot be read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+def cannot_write(path: str, error: OSError | ValueError) -> SourceError:
+    """What to raise; a ValueError is of a path with a zero byte."""
+    return _failure("cannot write {path}: {reason}", path, error)
+
+
+def cannot_read(path: str, error: OSError | ValueError) -> SourceError:
+    """What to raise."""
+    return _failure("cannot read {path}: {reason}", path, error)
+
+
+def _failure(message_id: str, path: str, error: OSError | ValueError) -> SourceError:
+    number = error.errno if isinstance(error, OSError) else None
+    return SourceError(message_id, path=path, reason=os.strerror(number) if number else str(error))

@@ -60,9 +60,12 @@ class StateChange:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Everything is attached and what is there already was walked over: from here on nothing is missed unsaid."""
+    """Everything is attached and what is there already was walked over: from here on nothing is missed unsaid. source: bpf or
+    sock_diag, also of a recording that is told again.
+    """  # fmt: skip
 
     provenance: Provenance
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +158,11 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What happened between two moments. from_ns, to_ns: since the epoch. totals: of each namespace where anything did."""
+    """What happened between two moments. from_ns, to_ns: since the epoch. seconds: from one to the other, whatever was done to
+    the clock. totals: of each namespace where anything did.
+    """  # fmt: skip
 
     from_ns: int
     to_ns: int
+    seconds: float
     totals: tuple[Totals, ...]
-
-    @property
-    def seconds(self) -> float:
-        """For how long."""
-        return (self.to_ns - self.from_ns) / 1e9

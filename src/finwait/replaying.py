@@ -1,0 +1,108 @@
+"""A recording of changes told again: as it was told when it was made, or narrowed further, or summed up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from finwait.errors import UsageError
+from finwait.sources.change_columns import totals_of
+from finwait.sources.change_recording import ChangeRecording
+from finwait.sources.change_records import CHANGES, COUNTS, LIFETIMES
+from finwait.sources.change_sums import ChangeSums
+from finwait.table.change import Loss, Ready, Summary
+from finwait.table.snapshot import Provenance
+from finwait.tracing import wanted_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from finwait.table.batch import Array, Batch
+    from finwait.tracing import TraceQuestion
+
+
+class Replay:
+    """The changes of the recording at `path`, `most` of them at most. Iterate once, as a `Trace`.
+
+    Raises SourceError, ParseError, and UsageError where the question is of what was not recorded.
+    """
+
+    def __init__(self, question: TraceQuestion, path: str, *, most: int | None = None) -> None:
+        self.question = question
+        self.path = path
+        self.most = most
+        self.provenance = Provenance("recording")
+        self.told = 0
+        self.lost = 0
+        self._stopped = False
+
+    def stop(self) -> None:
+        """End behind the block that is read."""
+        self._stopped = True
+
+    def __iter__(self) -> Iterator[Ready | Batch | Loss | Summary]:
+        with ChangeRecording(self.path) as recording:
+            self._check(recording)
+            self.provenance = recording.provenance
+            yield Ready(self.provenance, recording.source)
+            if self.question.tells == COUNTS:
+                yield from self._sum(recording)
+            else:
+                yield from self._rows(recording)
+
+    def _check(self, recording: ChangeRecording) -> None:
+        if recording.tells == LIFETIMES and self.question.tells != LIFETIMES:
+            raise UsageError("{path} has whole connections; --lifetimes reads it", path=recording.path)
+        if recording.tells == CHANGES and self.question.tells == LIFETIMES:
+            raise UsageError("{path} has single changes, no whole connections", path=recording.path)
+
+    def _items(self, recording: ChangeRecording) -> Iterator[tuple[Array, int] | Loss]:
+        narrowing = self.question.narrowing()
+        for item in recording:
+            if self._stopped:
+                return
+            if isinstance(item, Loss):
+                self.lost += item.lost
+                yield item
+                continue
+            records, clock_ns = item
+            yield records[narrowing.accepts(records)], clock_ns
+
+    def _rows(self, recording: ChangeRecording) -> Iterator[Batch | Loss]:
+        def names_of(tgids: Iterable[int]) -> dict[int, str]:
+            return {tgid: recording.names[tgid] for tgid in tgids if tgid in recording.names}
+
+        for item in self._items(recording):
+            if isinstance(item, Loss):
+                yield item
+                continue
+            records, clock_ns = item
+            if not len(records):
+                continue
+            _, batch = wanted_rows(self.question, records, clock_ns, recording.provenance.netns, names_of)
+            if self.most is not None:
+                batch = batch.head(self.most - self.told)
+            self.told += batch.length
+            if batch.length:
+                yield batch
+            if self.told == self.most:
+                return
+
+    def _sum(self, recording: ChangeRecording) -> Iterator[Summary | Loss]:
+        sums, end_ns = ChangeSums(), 0
+        for item in self._items(recording):
+            if isinstance(item, Loss):
+                yield item
+                continue
+            records, clock_ns = item
+            sums.add(records)
+            self.told += len(records)
+            if len(records):
+                end_ns = int(records["at_ns"].max()) + clock_ns
+        provenance = recording.provenance
+        if provenance.taken_to is not None:
+            end_ns = round(provenance.taken_to * 1e9)
+        begin_ns = round((provenance.taken_from or 0) * 1e9)
+        totals = sums.totals()
+        end_ns = max(end_ns, begin_ns)
+        named = totals_of(totals, totals[:0], provenance.netns)
+        yield Summary(begin_ns, end_ns, (end_ns - begin_ns) / 1e9, named)
