@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections import Counter, defaultdict
 from contextlib import ExitStack
+from datetime import datetime, timedelta
 from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 PATIENCE_S = 20.0
+TICK_US = 10_000  # the longest tick of a kernel (HZ=100): when a timer was set is known to the tick
 PORT = 3000
 SENTINELS = range(1, 1000)  # ports that only `Tracer.catch_up` listens at
 # tcp_rfc1337: where the timer of a delayed ACK and a close() run at once on two processors, the ACK may come after the end, is
@@ -228,6 +230,19 @@ class Lab:
 def lab() -> Iterator[Lab]:
     with ExitStack() as stack:
         yield Lab(stack)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def minute() -> Iterator[Tracer]:
+    """A tracer that has seen seven connections come to TIME-WAIT when the first test of this file began."""
+    with ExitStack() as stack:
+        lab = Lab(stack)
+        client, server = lab.pair(place := lab.place())
+        tracer = lab.tracer("state time-wait", place=place)
+        server.begin(SERVE.format(count=7))
+        client.do(CONNECT.format(count=7, address="127.0.0.1", end="one.close()"))
+        server.answer()
+        yield tracer
 
 
 def step(row: Row) -> str:
@@ -757,6 +772,31 @@ one.connect(("127.0.0.1", 3000))
     ]  # fmt: skip
 
 
+SLOW_LINK = "tc qdisc add dev lo root tbf rate 8kbit burst 1600 latency 10s"  # a FIN takes some 60 ms
+
+
+def test_both_ends_are_in_closing_where_their_fins_cross(lab: Lab) -> None:
+    client = lab.actor(place := lab.place(), "the-client")
+    tracer = lab.tracer(place=place)
+    client.do("server = listen(); one = connect(); other, _ = server.accept(); port = one.getsockname()[1]")
+    place.run(*SLOW_LINK.split())
+    client.do(
+        "socket.socket(type=socket.SOCK_DGRAM).sendto(bytes(1500), ('127.0.0.1', 9))\n"  # now the link is busy
+        "one.shutdown(socket.SHUT_WR)\n"
+        "other.shutdown(socket.SHUT_WR)\n"
+        "answer = port"
+    )
+    tracer.wait_for("closing>time_wait", 2)
+    port = client.do("answer = port")
+    closing = [
+        ("established>fin_wait_1", "shutdown_write"),
+        ("fin_wait_1>closing", "rcv_fin"),
+        ("closing>time_wait", "rcv_ack_of_fin"),
+    ]
+    assert told(tracer.rows, local_port=port)[2:] == closing
+    assert told(tracer.rows, local_port=PORT, peer_port=port)[2:] == closing
+
+
 # -- filters
 
 
@@ -1135,3 +1175,16 @@ def test_what_a_small_ring_has_no_room_for_is_counted(lab: Lab, end: str, serve:
     assert not steps(rows) - wanted
     assert tracer.records[-1]["lost"] == tracer.lost
     assert len(rows) + tracer.lost == wanted.total()
+
+
+def test_time_wait_lasts_a_minute_and_ends_by_its_timer(minute: Tracer) -> None:
+    """Its timer ends up to an eighth later than it was set for (kernel/time/timer.c)."""
+    assert await_condition(lambda: steps(minute.rows)["time_wait>closed"] == 7, 75.0)
+    begins = {row["cookie"]: row["at"] for row in minute.rows if row["to"] == "time_wait"}
+    ends = [row for row in minute.rows if row["from"] == "time_wait"]
+    assert {(row["why"], row["evidence"], row["pid"]) for row in ends} == {("timeout_time_wait", "event", None)}
+    for row in ends:
+        assert 60_000_000 <= row["in_from_us"] <= 67_500_000
+        lasted = datetime.fromisoformat(row["at"]) - datetime.fromisoformat(begins.pop(row["cookie"]))
+        assert abs(lasted // timedelta(microseconds=1) - row["in_from_us"]) <= TICK_US
+    assert not begins
