@@ -95,18 +95,22 @@ class CommandParser(argparse.ArgumentParser):
 
 
 class FilterParser(CommandParser):
-    """Of a command whose words are a filter. columns: that it can test, all for none."""
+    """Of a command whose words are a filter. columns: that it can test, all for none. example: a filter that uses some."""
 
-    def __init__(self, command: str, description: str, columns: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        command: str,
+        description: str,
+        columns: Collection[str] = (),
+        example: str = "state established sport = :22 recv-q > 0",
+    ) -> None:
         super().__init__(command, description, "[FILTER]")
         self.columns = columns
         self.add_argument(
             "filter",
             nargs="*",
             metavar="FILTER",
-            help=translate(
-                mark("ss's filter language, with finwait's columns: state established sport = :22 recv-q > 0")
-            ),
+            help=translate(mark("ss's filter language, with finwait's columns: {example}")).format(example=example),
         )
 
     def format_help(self) -> str:

@@ -54,13 +54,21 @@ LEAST_BUFFER, MOST_BUFFER = 1, 1024  # MiB
 
 def build_parser() -> CommandParser:
     """The command's parser."""
-    parser = FilterParser("trace", translate(DESCRIPTION), (*TESTABLE, "local", "peer"))
+    columns = (*TESTABLE, "local", "peer")
+    parser = FilterParser("trace", translate(DESCRIPTION), columns, "state time-wait sport = :443 process = nginx")
     group = add_places(parser)
     group.add_argument(
         "--read",
         metavar="FILE",
         help=translate(mark("tell a recording of --record again instead of what happens; - is standard input")),
     )
+    _add_limits(parser)
+    _add_kinds(parser)
+    _add_output(parser)
+    return parser
+
+
+def _add_limits(parser: CommandParser) -> None:
     group = parser.add_argument_group(translate(mark("how long and how much")))
     group.add_argument(
         "--for",
@@ -86,6 +94,9 @@ def build_parser() -> CommandParser:
         metavar="MIB",
         help=translate(mark("memory for changes that are not written yet (default: 16)")),
     )
+
+
+def _add_kinds(parser: CommandParser) -> None:
     group = parser.add_argument_group(translate(mark("what to tell")))
     kind = group.add_mutually_exclusive_group()
     kind.add_argument(
@@ -108,6 +119,9 @@ def build_parser() -> CommandParser:
     group.add_argument(
         "--every", type=pause, metavar="SECONDS", help=translate(mark("a summary so often (default: one at the end)"))
     )
+
+
+def _add_output(parser: CommandParser) -> None:
     group = parser.add_argument_group(translate(mark("output")))
     group.add_argument(
         "--record", metavar="FILE", help=translate(mark("write the changes to FILE, for --read, and print nothing"))
@@ -119,7 +133,6 @@ def build_parser() -> CommandParser:
     add_header(group)
     add_color(group)
     add_language(group)
-    return parser
 
 
 def _buffer(word: str) -> int:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 BLANK = 32
 ENDPOINT_BYTES = 24
+_POWERS = np.asarray([10**power for power in range(1, 20)], dtype=np.uint64)  # of ten, that have a digit more
+LONG_US = 10_000_000  # from here on a duration is in seconds
 _BLANKS = np.uint64(0x2020202020202020)
 _EIGHT = np.uint64(8)
 
@@ -116,10 +118,17 @@ def right_aligned_numbers(values: Array) -> Array:
     if top < 65536:
         matrix = _right_aligned()[values].astype("<u8", copy=False).view(np.uint8).reshape(len(values), 8)
         return matrix[:, 8 - len(str(top)) :]
-    unique, inverse = np.unique(values, return_inverse=True)
     width = len(str(top))
-    table = np.asarray([str(value).rjust(width) for value in unique.tolist()], dtype=f"S{width}")
-    return table[inverse].view(np.uint8).reshape(len(values), width)
+    groups = -(-width // 3)
+    digits = np.empty((len(values), groups, 3), dtype=np.uint8)
+    rest = values.astype(np.uint64)
+    for group in reversed(range(groups)):
+        rest, last = np.divmod(rest, np.uint64(1000))
+        digits[:, group] = _three_digits()[last]
+    matrix = digits.reshape(len(values), 3 * groups)[:, 3 * groups - width :]
+    lengths = np.searchsorted(_POWERS, values.astype(np.uint64), "right") + 1
+    matrix[np.arange(width)[None, :] < (width - lengths)[:, None]] = BLANK
+    return matrix
 
 
 @cache
@@ -144,10 +153,20 @@ def clock_times(at_ns: Array) -> Array:
     return np.concatenate([table[inverse], six_digits(micros)], axis=1)
 
 
-def milliseconds(micros: Array) -> Array:
-    """(n, width) bytes of microseconds as milliseconds with three places, ``12.345ms``, blanks in front."""
-    whole, rest = np.divmod(np.maximum(micros, 0), 1000)
-    block = np.full((len(micros), 6), ord("."), dtype=np.uint8)
-    block[:, 1:4] = _three_digits()[rest]
-    block[:, 4:] = np.frombuffer(b"ms", dtype=np.uint8)
-    return np.concatenate([right_aligned_numbers(whole.astype(np.uint64)), block], axis=1)
+def durations(micros: Array) -> Array:
+    """(n, width) bytes of microseconds: ``12.345ms``, from ten seconds on ``60.407s``; blanks in front."""
+    micros = np.maximum(micros, 0)
+    is_long = micros >= LONG_US
+    whole, rest = np.divmod(np.where(is_long, micros // 1000, micros), 1000)
+    numbers, digits = right_aligned_numbers(whole.astype(np.uint64)), _three_digits()[rest]
+    count, width = numbers.shape
+    block = np.empty((count, width + 6), dtype=np.uint8)
+    block[:, :width] = numbers
+    block[:, width:] = np.frombuffer(b".   ms", dtype=np.uint8)
+    block[:, width + 1 : width + 4] = digits
+    if is_long.any():  # a letter less
+        block[is_long, 0] = BLANK
+        block[is_long, 1 : width + 1] = numbers[is_long]
+        block[is_long, width + 1 :] = np.frombuffer(b".   s", dtype=np.uint8)
+        block[is_long, width + 2 : width + 5] = digits[is_long]
+    return block

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from finwait.render.digits import BLANK, clock_times, ipv4_endpoints, milliseconds, right_aligned_numbers
+from finwait.render.digits import BLANK, clock_times, durations, ipv4_endpoints, right_aligned_numbers
 from finwait.render.owners import kind_text, process_text
 from finwait.table.cells import cells_of, format_address
 from finwait.table.columns import (
@@ -139,7 +139,7 @@ class RowRenderer:
         if column.kind == TIME:
             return clock_times(data.values)
         if column.kind == DURATION:
-            return _with_dashes(milliseconds(data.values), data, right=True)
+            return _with_dashes(durations(data.values), data, right=True)
         if column.kind in {NUMBER, PORT}:
             block = right_aligned_numbers(
                 np.where(data.valid, data.values, 0) if data.valid is not None else data.values

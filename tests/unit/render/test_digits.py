@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finwait.render.digits import ENDPOINT_BYTES, ipv4_endpoints, right_aligned_numbers
+from finwait.render.digits import ENDPOINT_BYTES, durations, ipv4_endpoints, right_aligned_numbers
 
 
 def endpoints(octets: list[tuple[int, ...]], ports: list[int]) -> list[str]:
@@ -77,3 +77,16 @@ def test_every_number_below_is_written(top: int) -> None:
 def test_the_largest_numbers_are_exact() -> None:
     values = [2**64 - 1, 2**64 - 2, 2**63, 2**53 + 1, 0]
     assert numbers(values, "u8") == [str(value).rjust(20) for value in values]
+
+
+@given(
+    st.lists(st.integers(-1, 10**13) | st.sampled_from([0, 999, 1000, 9_999_999, 10_000_000, 60_407_530]), min_size=1)
+)
+def test_durations_are_in_milliseconds_and_from_ten_seconds_on_in_seconds(values: list[int]) -> None:
+    wanted = [
+        f"{us // 10**6}.{us // 1000 % 1000:03d}s" if us >= 10**7 else f"{us // 1000}.{us % 1000:03d}ms"
+        for us in (max(value, 0) for value in values)
+    ]
+    found = [row.tobytes().decode() for row in durations(np.asarray(values, dtype=np.int64))]
+    assert [text.lstrip() for text in found] == wanted
+    assert len({len(text) for text in found}) == 1
