@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.__main__ import FINWAIT, byte_compiled
+from finwait.sources.change_records import CHANGE
 
 if TYPE_CHECKING:
     import resource
@@ -54,29 +55,34 @@ WITH_TRACEFS = 'mount -t tracefs none /sys/kernel/tracing && exec bpftrace -e "$
 
 
 class Tracer(NamedTuple):
-    """A tracer that is measured. budget: throughput that may be lost, at 15,000 connections a second or more."""
+    """A tracer that is measured. budget: throughput that may be lost, at 15,000 connections a second or more. OUTPUT in its
+    command is the file that it writes, else that is its standard output. record_bytes: of a change in it; 0: it has lines.
+    """  # fmt: skip
 
     name: str
     command: tuple[str, ...]
     budget: float | None = None
     speaks: bool = True
+    record_bytes: int = 0
 
 
+OUTPUT = "OUTPUT"
 TRACERS = (
     Tracer("nothing (how far two runs differ)", ("sleep", "60"), speaks=False),
     Tracer("finwait count --watch 1", (FINWAIT, "count", "--watch", "1", "--ndjson"), 0.05),
     Tracer("finwait trace --summary", (FINWAIT, "trace", "--summary", "--every", "1", "--ndjson")),
     Tracer("finwait trace --lifetimes", (FINWAIT, "trace", "--lifetimes")),
+    Tracer("finwait trace --record", (FINWAIT, "trace", "--record", OUTPUT), 0.12, record_bytes=CHANGE.itemsize),
     Tracer("finwait trace", (FINWAIT, "trace")),
     Tracer("finwait trace --ndjson", (FINWAIT, "trace", "--ndjson")),
-    Tracer("finwait trace state time-wait", (FINWAIT, "trace", "state", "time-wait"), 0.12),
+    Tracer("finwait trace state time-wait", (FINWAIT, "trace", "state", "time-wait")),
     Tracer("bpftrace, one line", ("unshare", "-m", "sh", "-c", WITH_TRACEFS, BPFTRACE)),
 )
 
 
 class Run(NamedTuple):
-    """One turn. ratio: throughput with the tracer to that without. rate: connections a second with it. lines: that it wrote in
-    a second. lost: changes that it says it lost. cpu_s: processor time that it took in user space, start included.
+    """One turn. ratio: throughput with the tracer to that without. rate: connections a second with it. lines: or records, that
+    it wrote in a second. lost: changes that it says it lost. cpu_s: processor time that it took in user space, start included.
     """  # fmt: skip
 
     ratio: float
@@ -136,11 +142,12 @@ def throughput(enter: Sequence[str]) -> float:
 def run_with(tracer: Tracer, enter: Sequence[str], before: float) -> tuple[Run, float]:
     """One turn, and the throughput without a tracer behind it."""
     with tempfile.NamedTemporaryFile() as output, tempfile.NamedTemporaryFile() as errors:
-        process = subprocess.Popen([*enter, *tracer.command], stdout=output, stderr=errors)
+        command = [output.name if word == OUTPUT else word for word in tracer.command]
+        process = subprocess.Popen([*enter, *command], stdout=output, stderr=errors)
         _await_begin(tracer, (output.name, errors.name))
-        begun = _count_lines(output.name)
+        begun = _count_changes(tracer, output.name)
         rate = throughput(enter)
-        lines = _count_lines(output.name) - begun
+        lines = _count_changes(tracer, output.name) - begun
         usage = _end(process)
         lost = _lost(output.name, errors.name)
     after = throughput(enter)
@@ -171,7 +178,9 @@ def _end(process: subprocess.Popen[bytes]) -> resource.struct_rusage:
         time.sleep(0.01)
 
 
-def _count_lines(path: str) -> int:
+def _count_changes(tracer: Tracer, path: str) -> float:
+    if tracer.record_bytes:
+        return os.path.getsize(path) / tracer.record_bytes
     with open(path, "rb") as file:
         return sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))
 
@@ -218,7 +227,7 @@ def main() -> None:
                 before = after
     rate = statistics.median(without)
     print(f"Linux {platform.release()}, {os.cpu_count()} processors, {rate:,.0f} connections/s without a tracer\n")
-    print("| | throughput lost | connections/s | lines/s | lost | user CPU |\n|---|--:|--:|--:|--:|--:|")
+    print("| | throughput lost | connections/s | changes/s | lost | user CPU |\n|---|--:|--:|--:|--:|--:|")
     missed = []
     for tracer in chosen:
         middle = [statistics.median(values) for values in zip(*runs[tracer.name], strict=True)]

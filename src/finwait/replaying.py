@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from finwait.errors import UsageError
 from finwait.sources.change_columns import totals_of
 from finwait.sources.change_recording import ChangeRecording
-from finwait.sources.change_records import CHANGES, COUNTS, LIFETIMES
+from finwait.sources.change_records import CHANGES, COUNTS, LIFETIMES, take_records
 from finwait.sources.change_sums import ChangeSums
 from finwait.table.change import Loss, Ready, Summary
 from finwait.table.snapshot import Provenance
@@ -65,7 +65,7 @@ class Replay:
                 yield item
                 continue
             records, clock_ns = item
-            yield records[narrowing.accepts(records)], clock_ns
+            yield take_records(records, narrowing.accepts(records)), clock_ns
 
     def _rows(self, recording: ChangeRecording) -> Iterator[Batch | Loss]:
         def names_of(tgids: Iterable[int]) -> dict[int, str]:

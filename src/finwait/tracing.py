@@ -20,7 +20,7 @@ from finwait.query.narrowing import accepted_changes, check_testable, is_exact, 
 from finwait.sources.change_columns import batch_of, lifetimes_of, totals_of
 from finwait.sources.change_narrowing import Narrowing
 from finwait.sources.change_order import SETTLED_NS, settle
-from finwait.sources.change_records import CHANGES, COUNTS
+from finwait.sources.change_records import CHANGES, COUNTS, join_records, take_records
 from finwait.sources.choice import may_load_bpf
 from finwait.sources.tcp_events import BY_LISTENER, BY_PROCESS, RING_BYTES, TOGETHER, TcpEvents
 from finwait.table.batch import Batch
@@ -111,6 +111,8 @@ class TraceQuestion:
                 "what is counted in the kernel can be chosen by family, ports and states only: {text}",
                 text=self.wanted.text,
             )
+        if not owners and not {"process", "pid"}.isdisjoint(self.wanted.column_names()):
+            raise UsageError("a filter by process or pid does not go with --no-owners")
         self.least_us = least_us
         self.owners = owners
         self.ring_bytes = RING_BYTES if ring_bytes is None else ring_bytes
@@ -171,7 +173,7 @@ def wanted_rows(
         batch = lifetimes_of(records, clock_ns, netns, names_of)
         accepted = accepted_rows(Filter(ALL_STATES, wanted.expression, wanted.family), batch)
         accepted &= np.isin(records["states"], numbers).any(axis=1) | np.isin(records["to"], numbers)
-    return records[accepted], batch.take(accepted)
+    return take_records(records, accepted), batch.take(accepted)
 
 
 class Trace:
@@ -266,7 +268,7 @@ class Trace:
 
     def _settled(self, records: Array, before_ns: int | None) -> Array:
         if self._held is not None and len(self._held):
-            records = np.concatenate([self._held, records])
+            records = join_records([self._held, records])
         if self.question.tells != CHANGES:
             self._held = None
             return records
@@ -302,9 +304,14 @@ class Trace:
 
     def _summaries(self, events: Events, before: _Sums) -> Iterator[Summary | Loss]:
         every_s, by = self.question.every_s, self.question.by
-        for last in self._looks(PAUSE_S if every_s is None else every_s):
-            if not last and every_s is None:
+        has_to_look = events.source != "bpf"  # or nothing is counted between two summaries
+        due_s = time.monotonic() + (every_s or 0.0)
+        for last in self._looks(PAUSE_S if has_to_look or every_s is None else every_s):
+            if has_to_look:
+                events.drain(COUNTS)
+            if not last and (every_s is None or time.monotonic() < due_s):
                 continue
+            due_s += every_s or 0.0
             yield from self._losses(events)
             now = _Sums(events)
             totals = totals_of(now.totals, before.totals, events.netns, by, events.names)

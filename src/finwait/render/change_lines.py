@@ -78,14 +78,19 @@ def end_document(provenance: Provenance, lost: int) -> dict[str, object]:
 
 
 def _joined(parts: Sequence[bytes | Array], rows: int) -> bytes:
-    page = np.zeros((rows, sum(len(part) if isinstance(part, bytes) else part.shape[1] for part in parts)), np.uint8)
+    """`parts` one behind the other, `rows` times; of an array its own row each time, without zero bytes."""
+    widths = [len(part) if isinstance(part, bytes) else part.shape[1] for part in parts]
+    same = b"".join(
+        part if isinstance(part, bytes) else bytes(width) for part, width in zip(parts, widths, strict=True)
+    )
+    page = np.empty((rows, len(same)), np.uint8)
+    page[:] = np.frombuffer(same, np.uint8)
     at = 0
-    for part in parts:
-        width = len(part) if isinstance(part, bytes) else part.shape[1]
-        page[:, at : at + width] = np.frombuffer(part, np.uint8) if isinstance(part, bytes) else part
+    for part, width in zip(parts, widths, strict=True):
+        if not isinstance(part, bytes):
+            page[:, at : at + width] = part
         at += width
-    flat = page.reshape(-1)
-    return bytes(flat[flat != 0].tobytes())
+    return page.tobytes().translate(None, b"\0")
 
 
 def _block(batch: Batch, name: str) -> Array:

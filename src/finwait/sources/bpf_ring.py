@@ -35,15 +35,8 @@ class RingBuffer:
 
     def __init__(self, descriptor: int, size: int, record: np.dtype[Any]) -> None:
         self.size = size
-        stride = (HEADER_BYTES + record.itemsize + 7) // 8 * 8
-        self._item = np.dtype(
-            {
-                "names": ["length", "record"],
-                "formats": ["u4", record],
-                "offsets": [0, HEADER_BYTES],
-                "itemsize": stride,
-            }
-        )
+        self._record = record
+        self._stride = (HEADER_BYTES + record.itemsize + 7) // 8 * 8
         page = mmap.PAGESIZE
         try:
             self._consumer_map = mmap.mmap(descriptor, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -60,15 +53,15 @@ class RingBuffer:
 
     def drain(self) -> Array:
         """A copy of the records that are there, in the order in which room was reserved for them."""
-        stride = self._item.itemsize
+        stride = self._stride
         begin, end = int(self._consumer[0]), int(self._producer[0])
-        count = (end - begin) // stride
-        at = begin % self.size
-        items = self._data[at : at + count * stride].view(self._item)
-        unwritten = np.flatnonzero(items["length"] & np.uint32(BUSY))
+        at, count = begin % self.size, (end - begin) // stride
+        items = self._data[at : at + count * stride].reshape(count, stride)
+        lengths = np.ascontiguousarray(items[:, :4]).view(np.uint32)[:, 0]
+        unwritten = np.flatnonzero(lengths & np.uint32(BUSY))
         if len(unwritten):
             items = items[: int(unwritten[0])]
-        records = items["record"].copy()
+        records = items[:, HEADER_BYTES : HEADER_BYTES + self._record.itemsize].copy().view(self._record)[:, 0]
         self._consumer[0] = begin + len(items) * stride
         return records
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from finwait.sources.change_records import take_records
 from finwait.tcp.state import TcpState
 from finwait.wire.bpf_layouts import ENUMS
 
@@ -15,6 +16,8 @@ SETTLED_NS = 20_000_000  # rows are held for so long: what is told late, or take
 AT_ONCE_NS = (
     1_000_000  # between the end of a TIME_WAIT and the begin of what takes its place; the port of connect() comes late
 )
+MOST_BEGINS = 16  # of the same two ends within what is read at once, that are looked at
+SPREAD = np.uint64(0x9E3779B97F4A7C15)  # an odd number without a pattern: 2^64 over the golden ratio
 ENDS = ("netns_cookie", "local_port", "peer_port", "local_address", "peer_address")
 GONE, BACK, REUSED, IN_CALL = (ENUMS[f"FINWAIT_{name}"] for name in ("GONE", "BACK", "REUSED", "IN_CALL"))
 # Numbers, not TcpState: NumPy asks a type that it is compared with for attributes, and loses a Ctrl-C that comes then.
@@ -28,22 +31,31 @@ def settle(records: Array, before_ns: int | None) -> tuple[Array, Array]:
     The timer of a mini-socket that was deleted may be set anew at once: then the change has not happened, and the next record
     of that object takes it back.
     """
+    hints = records["hints"]
     told = np.ones(len(records), dtype=np.bool_)
-    rows = np.flatnonzero(records["hints"] & (GONE | BACK))
-    columns = (rows, records["object"][rows], records["hints"][rows])
-    gone_by_object: dict[int, int] = {}
-    for row, number, hints in zip(*(column.tolist() for column in columns), strict=True):
-        if hints & BACK:
-            told[row] = False
-            gone = gone_by_object.pop(number, None)
-            if gone is not None:
-                told[gone] = False
-        else:
-            gone_by_object[number] = row
-    mark_reuse(records, np.flatnonzero(told & (records["hints"] & GONE != 0) & (records["from"] == TIME_WAIT)))
+    backs = np.flatnonzero(hints & BACK)
+    if len(backs):
+        told[backs] = False
+        told[_taken_back(records, backs)] = False
+    mark_reuse(records, np.flatnonzero(told & (hints & GONE != 0) & (records["from"] == TIME_WAIT)))
     late = np.zeros(len(records), dtype=np.bool_) if before_ns is None else records["at_ns"] > before_ns
-    happened = records[told & ~late]
-    return happened[np.argsort(happened["at_ns"], kind="stable")], records[told & late]
+    rows = np.flatnonzero(told & ~late)
+    in_order = rows[np.argsort(records["at_ns"][rows], kind="stable")]
+    return take_records(records, in_order), take_records(records, told & late)
+
+
+def _taken_back(records: Array, backs: Array) -> list[int]:
+    """The rows that the rows `backs` take back: of each, the last one before it of the same object that was GONE."""
+    objects = records["object"]
+    rows = np.flatnonzero((records["hints"] & (GONE | BACK) != 0) & np.isin(objects, objects[backs]))
+    gone_by_object: dict[int, int] = {}
+    found = []
+    for row, number, hints in zip(rows.tolist(), objects[rows].tolist(), records["hints"][rows].tolist(), strict=True):
+        if not hints & BACK:
+            gone_by_object[number] = row
+        elif number in gone_by_object:
+            found.append(gone_by_object.pop(number))
+    return found
 
 
 def mark_reuse(records: Array, ended: Array) -> None:
@@ -51,20 +63,32 @@ def mark_reuse(records: Array, ended: Array) -> None:
     begun = np.flatnonzero(np.isin(records["to"], (SYN_RECV, SYN_SENT)))
     if not len(ended) or not len(begun):
         return
-    begins: dict[bytes, list[tuple[int, bool]]] = {}
-    facts = (records["at_ns"][begun].tolist(), (records["to"][begun] == SYN_SENT).tolist())
-    for ends, at_ns, is_call in zip(_ends(records, begun), *facts, strict=True):
-        begins.setdefault(ends, []).append((at_ns, is_call))
-    for row, ends, at_ns in zip(ended.tolist(), _ends(records, ended), records["at_ns"][ended].tolist(), strict=True):
-        for begin_ns, is_call in begins.get(ends, ()):
-            after_ns = at_ns - begin_ns if is_call else begin_ns - at_ns  # connect() has begun when it takes the place
-            if 0 <= after_ns <= AT_ONCE_NS:
-                records["hints"][row] |= REUSED | (IN_CALL if is_call else 0)
+    hashes = _hashes(records, begun)
+    order = np.argsort(hashes)
+    begun, hashes = begun[order], hashes[order]
+    wanted = _hashes(records, ended)
+    first, last = (np.searchsorted(hashes, wanted, side) for side in ("left", "right"))
+    for number in range(min(int((last - first).max()), MOST_BEGINS)):
+        has_more = first + number < last
+        rows, begins = ended[has_more], begun[(first + number)[has_more]]
+        same = np.ones(len(rows), dtype=np.bool_)
+        for name in ENDS:
+            equal = records[name][rows] == records[name][begins]
+            same &= equal if equal.ndim == 1 else equal.all(axis=1)
+        rows, begins = rows[same], begins[same]
+        is_call = records["to"][begins] == SYN_SENT
+        after_ns = records["at_ns"][begins].astype(np.int64) - records["at_ns"][rows].astype(np.int64)
+        after_ns[is_call] *= -1  # connect() has begun when it takes the place
+        at_once = (after_ns >= 0) & (after_ns <= AT_ONCE_NS)
+        records["hints"][rows[at_once]] |= np.where(is_call[at_once], REUSED | IN_CALL, REUSED).astype(np.uint16)
 
 
-def _ends(records: Array, rows: Array) -> list[bytes]:
-    """What tells a connection from every other of its time: namespace, addresses and ports."""
-    chosen = records[rows]
-    parts = [np.ascontiguousarray(chosen[name]).view(np.uint8).reshape(len(rows), -1) for name in ENDS]
-    packed = np.concatenate(parts, axis=1)
-    return [row.tobytes() for row in packed]
+def _hashes(records: Array, rows: Array) -> Array:
+    """Of what tells a connection from every other of its time: namespace, addresses and ports."""
+    found = np.zeros(len(rows), dtype=np.uint64)
+    for name in ENDS:
+        column = records[name][rows]
+        for part in column.view(np.uint64).T if column.ndim == 2 else (column,):
+            found = (found ^ part.astype(np.uint64)) * SPREAD
+            found ^= found >> np.uint64(32)
+    return found

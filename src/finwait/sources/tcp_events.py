@@ -13,7 +13,17 @@ import numpy as np
 
 from finwait.errors import NotSupported
 from finwait.sources.bpf_ring import LEAST_BYTES, RingBuffer, ring_bytes
-from finwait.sources.change_records import CHANGE, CHANGES, COUNTS, LIFETIME, LIFETIMES, ORPHANS, SOCKETS, TOTALS
+from finwait.sources.change_records import (
+    CHANGE,
+    CHANGES,
+    COUNTS,
+    LIFETIME,
+    LIFETIMES,
+    ORPHANS,
+    SOCKETS,
+    TOTALS,
+    take_records,
+)
 from finwait.sources.choice import allocated_sockets
 from finwait.sources.libbpf import BpfObject, drain, open_library
 from finwait.sources.namespaces import visit_places
@@ -198,7 +208,9 @@ class TcpEvents:
     def drain(self, want: int) -> Array:
         """What was told since the last time: of CHANGES an array of CHANGE, of LIFETIMES one of LIFETIME."""
         records = self._rings[want].drain()
-        return records if self._chosen is None else records[np.isin(records["netns_cookie"], self._chosen)]
+        return (
+            records if self._chosen is None else take_records(records, np.isin(records["netns_cookie"], self._chosen))
+        )
 
     def totals(self) -> Array:
         """An array of TOTALS, an element for each group that something was counted in; of those that found no room together the
