@@ -32,23 +32,23 @@ _finwait() {
     count) options='-h --help --watch -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --proc --sys --cgroup --read --record --by --top --sort --json --ndjson --csv --style -H --no-header --color --lang' ;;
     list) options='-h --help -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --proc --sys --cgroup --read --record --columns -o --options -i --info -m --memory -p --processes --ghosts -l --listening -a --all -n --numeric -t --tcp --sort --limit --json --ndjson --csv --style -H --no-header --color --lang' ;;
     explain) options='-h --help --json --markdown --no-counts --color --lang' ;;
-    diagram) options='-h --help --counts --whole --list -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --proc --sys --cgroup --read --format --color --lang' ;;
+    diagram) options='-h --help --counts --rates --whole --list -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --proc --sys --cgroup --read --format --color --lang' ;;
     lab) options='-h --help -4 --ipv4 -6 --ipv6 --as --hold --transcript --list --lang' ;;
     doctor) options='-h --help --for --rule --min-severity --config --rules --watch -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --proc --sys --cgroup --read --json --ndjson --markdown --plugin --exit-code --bundle --mask --color --lang' ;;
     ports) options='-h --help --for --limit -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --proc --sys --cgroup --json --csv -H --no-header --color --lang' ;;
-    trace) options='-h --help -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --proc --sys --cgroup --for --count --min-time --no-owners --buffer --lifetimes --summary --every --json --ndjson --csv -H --no-header --color --lang' ;;
+    trace) options='-h --help -4 --ipv4 -6 --ipv6 -N --net --all-netns --source --proc --sys --cgroup --read --for --count --min-time --no-owners --buffer --lifetimes --summary --by --every --record --print --json --ndjson --csv -H --no-header --color --lang' ;;
     selftest) options='-h --help --machine --lang' ;;
     capabilities) options='-h --help --json --ndjson --csv -H --no-header --color --lang' ;;
   esac
   # `--by state` asks for no state
   [[ $COMP_CWORD -gt 1 && ${COMP_WORDS[COMP_CWORD-2]} == --@(by|sort|columns) ]] && previous=
   case $command:$previous in
-    *:--watch|*:--top|*:--limit|*:--hold|*:--for|*:--rule|*:--count|*:--min-time|*:--buffer|*:--every) COMPREPLY=() ;;
+    *:--watch|*:--top|*:--limit|*:--rates|*:--hold|*:--for|*:--rule|*:--count|*:--min-time|*:--buffer|*:--every) COMPREPLY=() ;;
     *:-N|*:--net) _finwait_reply "$(compgen -W "$(ip netns list 2>/dev/null | cut -d" " -f1)" -- "$current")" ;;
     *:--source) _finwait_reply "$(compgen -W 'auto bpf sock_diag proc' -- "$current")" ;;
     *:--proc|*:--sys|*:--cgroup) compopt -o filenames 2>/dev/null; _finwait_reply "$(compgen -d -- "$current")" ;;
     *:--read|*:--record|*:--transcript|*:--config|*:--bundle) compopt -o filenames 2>/dev/null; _finwait_reply "$(compgen -f -- "$current")" ;;
-    *:--by|*:--sort|*:--columns) _finwait_list "$current" ;;
+    count:--by|*:--sort|*:--columns) _finwait_list "$current" ;;
     count:--style) _finwait_reply "$(compgen -W 'finwait ss netstat' -- "$current")" ;;
     *:--color) _finwait_reply "$(compgen -W 'auto always never' -- "$current")" ;;
     *:--lang) _finwait_reply "$(compgen -W 'en zh' -- "$current")" ;;
@@ -56,6 +56,7 @@ _finwait() {
     *:--format) _finwait_reply "$(compgen -W 'text ascii svg mermaid dot json markdown' -- "$current")" ;;
     *:--as) _finwait_reply "$(compgen -W 'client server' -- "$current")" ;;
     *:--min-severity) _finwait_reply "$(compgen -W 'info warning critical' -- "$current")" ;;
+    trace:--by) _finwait_reply "$(compgen -W 'listener process' -- "$current")" ;;
     explain:timer) _finwait_reply "$(compgen -W 'syn_retries synack_retries defer_accept retransmit user_timeout persist keepalive delayed_ack orphan_retries fin_wait_2 time_wait' -- "$current")" ;;
     *:state|*:exclude|*:excl) _finwait_reply "$(compgen -W 'ESTABLISHED ESTAB established SYN-SENT syn-sent SYN_SENT syn_sent sync_send sync_sent SYN-RECEIVED SYN-RECV syn-recv SYN_RECV syn_recv syn_received syn_rcvd sync_received sync_recv new_syn_recv FIN-WAIT-1 fin-wait-1 FIN_WAIT1 fin_wait1 fin_wait_1 FIN-WAIT-2 fin-wait-2 FIN_WAIT2 fin_wait2 fin_wait_2 TIME-WAIT time-wait TIME_WAIT time_wait CLOSED UNCONN closed CLOSE close unconnected CLOSE-WAIT close-wait CLOSE_WAIT close_wait LAST-ACK last-ack LAST_ACK last_ack LISTEN listening listen CLOSING closing all connected synchronized bucket big bound-inactive' -- "$current")" ;;
     *:timer) _finwait_reply "$(compgen -W 'none on keepalive time_wait persist delayed_ack' -- "$current")" ;;

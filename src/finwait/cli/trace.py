@@ -207,7 +207,7 @@ def _check(options: Namespace) -> None:
         if value is not None and not options.summary:
             raise UsageError("{option} goes with {other}", option=name, other="--summary")
     if options.by == "process" and not options.owners:
-        raise UsageError("{option} does not go with {other}", option="--by process", other="--no-owners")
+        raise UsageError("{one} does not go with {other}", one="--by process", other="--no-owners")
     if options.summary and options.count is not None:
         raise UsageError("--summary has no lines to count; --for ends it")
     if options.prints and options.record is None:
@@ -217,7 +217,7 @@ def _check(options: Namespace) -> None:
 
 def _check_files(options: Namespace) -> None:
     if options.record is not None and options.summary:
-        raise UsageError("{option} does not go with {other}", option="--record", other="--summary")
+        raise UsageError("{one} does not go with {other}", one="--record", other="--summary")
     if options.read is None:
         return
     others = (
@@ -232,7 +232,7 @@ def _check_files(options: Namespace) -> None:
     )
     for option, is_given in others:
         if is_given:
-            raise UsageError("{option} does not go with {other}", option=option, other="--read")
+            raise UsageError("{one} does not go with {other}", one=option, other="--read")
 
 
 def _follow(trace: Trace | Replay, writer: _Writer) -> None:

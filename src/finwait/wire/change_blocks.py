@@ -10,7 +10,7 @@ from __future__ import annotations
 from struct import Struct
 from zlib import crc32
 
-from finwait.errors import ParseError
+from finwait.errors import ParseError, Phrase
 from finwait.text.messages import mark
 
 FIRST_LINE = b"finwait-changes/1\n"
@@ -31,11 +31,11 @@ def parse_frame(frame: bytes, offset: int) -> tuple[bytes, int, int]:
     """(kind, checksum, bytes of content) of the block at `offset`. Raises ParseError for what can be none."""
     kind, checksum, length = FRAME.unpack(frame)
     if not (kind.isascii() and kind.isalnum() and kind.isupper()) or length > MOST_BYTES:
-        raise ParseError(DAMAGED, offset=offset, excerpt=frame.hex(" "), reason=NO_BLOCK)
+        raise ParseError(DAMAGED, offset=offset, excerpt=frame.hex(" "), reason=Phrase(NO_BLOCK))
     return kind, checksum, length
 
 
 def check_content(content: bytes, checksum: int, offset: int) -> None:
     """Raise ParseError where the content is not what was written."""
     if crc32(content) != checksum:
-        raise ParseError(DAMAGED, offset=offset, excerpt=content[:16].hex(" "), reason=WRONG_SUM)
+        raise ParseError(DAMAGED, offset=offset, excerpt=content[:16].hex(" "), reason=Phrase(WRONG_SUM))
