@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from finwait.replaying import Replay
     from finwait.table.batch import Batch
     from finwait.table.change import Loss, Ready, Summary
+    from finwait.table.snapshot import Provenance
     from finwait.tracing import Trace, TraceQuestion
 
 DESCRIPTION = mark(
@@ -258,10 +259,18 @@ class _Writer(ABC):
         self.options = options
         self.trace = trace
         self.begun = False
+        self._told: set[str] = set()
 
     def begin(self, ready: Ready) -> None:
         """Everything is attached."""
         self.begun = True
+        self._say_notices(ready.provenance)
+
+    def _say_notices(self, provenance: Provenance) -> None:
+        """Those that were not said at the begin."""
+        new = [notice for notice in provenance.notices if notice.code not in self._told]
+        self._told.update(notice.code for notice in new)
+        output.say_notices(new)
 
     @abstractmethod
     def write(self, batch: Batch) -> None:
@@ -277,7 +286,7 @@ class _Writer(ABC):
 
     def end(self) -> None:
         """No more comes."""
-        output.say_notices(self.trace.provenance.notices)
+        self._say_notices(self.trace.provenance)
 
 
 class _TextWriter(_Writer):
@@ -357,7 +366,7 @@ class _NdjsonWriter(_Writer):
     def begin(self, ready: Ready) -> None:
         from finwait.render.change_lines import ready_document
 
-        super().begin(ready)
+        self.begun = True  # what is to be known stands in the record
         output.write_json(ready_document(self.trace.provenance))
 
     def write(self, batch: Batch) -> None:
@@ -393,7 +402,7 @@ class _JsonWriter(_Writer):
     def begin(self, ready: Ready) -> None:
         from finwait.render.change_lines import TRACE_SCHEMA
 
-        super().begin(ready)
+        self.begun = True  # what is to be known stands at the end
         self.before = b"\n "
         output.write_chunks([f'{{"schema": "{TRACE_SCHEMA}", "rows": ['.encode()])
 
