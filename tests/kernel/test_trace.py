@@ -1066,7 +1066,7 @@ def test_ctrl_c_at_any_moment_ends_it_with_nothing_or_a_whole_document() -> None
 
 
 def test_nobody_is_refused_in_one_line() -> None:
-    said = refusal(5, "trace", "--for", "0.1", before=WITHOUT)
+    said = refusal(5, "trace", "--source", "bpf", "--for", "0.1", before=WITHOUT)
     assert said.startswith("BPF is not permitted here (")
 
 

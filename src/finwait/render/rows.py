@@ -116,8 +116,8 @@ class RowRenderer:
                 page[:, at + size - block.shape[1] : at + size] = block
             at += size + GAP
         page[:, -1] = 10
-        flat = page.reshape(-1)
-        return flat.tobytes() if sizes == self.widths else flat[flat != 0].tobytes()
+        lines = page.tobytes()
+        return lines if sizes == self.widths else lines.translate(None, b"\0")
 
     def _cells(self, name: str, block: Array) -> int:
         """Terminal cells of a row of `block`; foreign text may have more bytes than cells."""
@@ -135,7 +135,7 @@ class RowRenderer:
             return self._endpoints(batch, name)
         data = batch.column(name)
         if column.kind == STATE:
-            return self._states[data.values]
+            return _with_dashes(self._states[data.values], data, right=False)
         if column.kind == TIME:
             return clock_times(data.values)
         if column.kind == DURATION:
