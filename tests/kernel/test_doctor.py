@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -138,18 +139,27 @@ def test_ipv6_faults_are_found_alike() -> None:
     assert of(document, "accept-queue-full")["evidence"]["local"] == "[::]:2000"
 
 
+def resent(held: Population) -> int:
+    """How often the segment that a connection waits for was sent again, the most of any."""
+    found = held.run("ss", "-tanoH", "state", "syn-sent", "state", "fin-wait-1")
+    return max((int(number) for number in re.findall(r"timer:\(on,[^,]*,(\d+)\)", found)), default=0)
+
+
 def test_a_queue_that_is_in_use_and_states_that_are_young_are_no_trouble(population: Callable[..., Population]) -> None:
-    held = population(
-        Group("LISTEN", 1, backlog=64),
-        Group("ESTABLISHED", 51, accepted=False),  # 79 %
-        Group("ESTABLISHED", 55),
-        Group("CLOSE_WAIT", 23, opened="passive"),
-        Group("FIN_WAIT2", 13),
-        Group("TIME_WAIT", 997, peers=3),
-        Group("SYN_SENT", 5),
-        Group("FIN_WAIT1", 5),
-    )
-    document = end(begin(held))
+    for _ in range(5):
+        held = population(
+            Group("LISTEN", 1, backlog=64),
+            Group("ESTABLISHED", 51, accepted=False),  # 79 %
+            Group("ESTABLISHED", 55),
+            Group("CLOSE_WAIT", 23, opened="passive"),
+            Group("FIN_WAIT2", 13),
+            Group("TIME_WAIT", 997, peers=3),
+            Group("SYN_SENT", 5),
+            Group("FIN_WAIT1", 5),
+        )
+        document = end(begin(held))
+        if resent(held) < 2:  # a machine that stands still makes them old
+            break
     assert told(document) == {}
     assert {lack["rule"]: lack["code"] for lack in document["unchecked"]} == {
         "tcp-memory": "no_setting",  # the host's alone

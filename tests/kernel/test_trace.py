@@ -1042,6 +1042,13 @@ def test_what_happened_before_ctrl_c_is_told(lab: Lab) -> None:
     assert steps(tracer.rows) == times(53, *CLIENT, *SERVER)
 
 
+def is_in_main(pid: int) -> bool:
+    """Whether Python has begun to catch SIGINT, and finwait to die by SIGPIPE, which it ignored until then."""
+    status = dict(line.split(":\t") for line in read_text(f"/proc/{pid}/status").splitlines() if line.startswith("Sig"))
+    caught, ignored = (int(status[name], 16) for name in ("SigCgt", "SigIgn"))
+    return bool(caught >> (signal.SIGINT - 1) & 1) and not ignored >> (signal.SIGPIPE - 1) & 1
+
+
 def test_ctrl_c_at_any_moment_ends_it_with_nothing_or_a_whole_document() -> None:
     for moment in range(29):
         with tempfile.TemporaryFile() as file:
@@ -1049,10 +1056,11 @@ def test_ctrl_c_at_any_moment_ends_it_with_nothing_or_a_whole_document() -> None
                 (*COMMAND, "trace", "--json"), stdout=file, stderr=subprocess.PIPE, env=ENVIRONMENT
             )
             try:
+                assert await_condition(lambda: is_in_main(tracer.pid), PATIENCE_S)
                 with pytest.raises(subprocess.TimeoutExpired):
-                    tracer.wait(0.08 + 0.005 * moment)
+                    tracer.wait(0.01 * moment)
                 tracer.send_signal(signal.SIGINT)
-                _, said = tracer.communicate(timeout=PATIENCE_S / 10)
+                _, said = tracer.communicate(timeout=PATIENCE_S)
             finally:
                 tracer.kill()
                 tracer.communicate()
