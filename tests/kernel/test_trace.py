@@ -15,6 +15,7 @@ import tempfile
 from collections import Counter, defaultdict
 from contextlib import ExitStack
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -1056,7 +1057,7 @@ def test_ctrl_c_at_any_moment_ends_it_with_nothing_or_a_whole_document() -> None
                 (*COMMAND, "trace", "--json"), stdout=file, stderr=subprocess.PIPE, env=ENVIRONMENT
             )
             try:
-                assert await_condition(lambda: is_in_main(tracer.pid), PATIENCE_S)
+                assert await_condition(partial(is_in_main, tracer.pid), PATIENCE_S)
                 with pytest.raises(subprocess.TimeoutExpired):
                     tracer.wait(0.01 * moment)
                 tracer.send_signal(signal.SIGINT)
