@@ -10,7 +10,7 @@
 enum finwait_evidence {
 	FINWAIT_EVENT = 0, /* the kernel told it as it happened */
 	FINWAIT_INFERRED = 1, /* an event was missed; the next one says from where it came */
-	FINWAIT_LOOKUP = 2, /* two looks differ; only without BPF */
+	FINWAIT_LOOKUP = 2, /* two looks differ */
 };
 
 enum finwait_hints {
@@ -54,7 +54,7 @@ STATIC_ASSERT_SIZE(struct finwait_change, 88);
 
 enum finwait_rooms {
 	FINWAIT_MOST_NETNS = 16, /* that are chosen in the kernel; of more, user space chooses */
-	FINWAIT_CPUS = 256, /* a larger machine shares slots */
+	FINWAIT_MOST_PLACES = 1024, /* of groups that are counted apart */
 	FINWAIT_STEPS = 8, /* of a connection's path; a connection has no more than seven states */
 	FINWAIT_BUCKETS = 188, /* of times: four to each power of two of microseconds */
 };
@@ -106,12 +106,19 @@ struct finwait_sockets {
 };
 STATIC_ASSERT_SIZE(struct finwait_sockets, 136);
 
+/* How many sockets of a namespace are in a state that only a look tells. */
+struct finwait_beside {
+	__u64 netns_cookie;
+	__u64 half_open; /* in the queues of its listeners */
+	__u64 orphans; /* in FIN_WAIT2, without a program: timewait sockets */
+};
+STATIC_ASSERT_SIZE(struct finwait_beside, 24);
+
 enum finwait_wants {
 	FINWAIT_WANT_CHANGES = 1,
 	FINWAIT_WANT_LIFETIMES = 2,
 	FINWAIT_WANT_TOTALS = 4,
-	FINWAIT_WANT_SOCKETS = 16, /* counted by state, and the queues of listeners */
-	FINWAIT_WANT_ORPHANS = 8, /* a change from FIN_WAIT2 to FIN_WAIT2 for each that loses its program */
+	FINWAIT_WANT_SOCKETS = 8, /* counted by state; and what `count_beside` counts */
 };
 
 /* What is known of a full socket. */
@@ -124,14 +131,16 @@ struct finwait_life {
 };
 STATIC_ASSERT_SIZE(struct finwait_life, 16);
 
-/* What is kept of a mini-socket, where it is. since_ns, tgid: 0 where they are not known. */
+/* What is kept of a mini-socket, where it is. since_ns, tgid: 0 where they are not known. address: of a timewait socket in
+ * FIN_WAIT2, 0 where it is not known. */
 struct finwait_mini {
 	__u64 since_ns;
+	__u64 address;
 	__u32 tgid;
 	__u8 state;
 	__u8 zero[3];
 };
-STATIC_ASSERT_SIZE(struct finwait_mini, 16);
+STATIC_ASSERT_SIZE(struct finwait_mini, 24);
 
 /* A process that was seen to have a socket. */
 struct finwait_name {

@@ -81,6 +81,14 @@ struct net {
 	struct netns_ipv4 ipv4;
 } KERNEL_TYPE;
 
+typedef struct {
+	int counter;
+} atomic_t;
+
+typedef struct {
+	atomic_t refs;
+} refcount_t;
+
 struct sock_common {
 	__u32 skc_daddr;
 	__u32 skc_rcv_saddr;
@@ -97,6 +105,7 @@ struct sock_common {
 	struct in6_addr skc_v6_rcv_saddr;
 	atomic64_t skc_cookie;
 	struct hlist_nulls_node skc_nulls_node;
+	refcount_t skc_refcnt;
 	struct sock *skc_listener; /* of a request socket */
 } KERNEL_TYPE;
 
@@ -183,10 +192,6 @@ struct inet_sock {
 	struct sock sk;
 	__u16 inet_sport; /* network order */
 } KERNEL_TYPE;
-
-typedef struct {
-	int counter;
-} atomic_t;
 
 struct request_sock_queue {
 	atomic_t qlen; /* half-open connections */
@@ -340,7 +345,6 @@ static struct tcp_sock *(*const bpf_skc_to_tcp_sock)(void *sk) = (void *)137;
 static struct tcp_timewait_sock *(*const bpf_skc_to_tcp_timewait_sock)(void *sk) = (void *)138;
 static struct tcp_request_sock *(*const bpf_skc_to_tcp_request_sock)(void *sk) = (void *)139;
 static long (*const bpf_for_each_map_elem)(void *map, void *callback, void *context, __u64 flags) = (void *)164;
-static long (*const bpf_loop)(__u32 count, void *callback, void *context, __u64 flags) = (void *)181;
 static struct socket *(*const bpf_sock_from_file)(struct file *file) = (void *)162;
 
 /* -- what user space gets */

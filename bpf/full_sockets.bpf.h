@@ -71,8 +71,6 @@ static inline void describe(struct finwait_change *change, struct sock *sk, stru
 		describe_cause(change, sk, life);
 	} else if (change->to == TCP_FIN_WAIT2 || change->to == TCP_CLOSING || change->to == TCP_CLOSE) {
 		change->cookie = bpf_get_socket_cookie(sk); /* its timewait socket will have it */
-		if (wants & FINWAIT_WANT_ORPHANS && change->from == TCP_FIN_WAIT2)
-			copy_addresses(change->local_address, change->peer_address, &sk->__sk_common);
 	}
 }
 
@@ -84,6 +82,7 @@ static inline void begin_clone(struct sock *sk, struct finwait_life *life)
 {
 	struct slot *slot = own_slot();
 
+	forget_path(sk); /* of a connection that had the address before */
 	life->tgid = 0;
 	life->hints = FINWAIT_BY_COOKIE;
 	if (slot)
@@ -125,14 +124,13 @@ enum {
 	CHAIN = 128, /* sockets of one bucket that are looked at */
 };
 
-/* The state of the timewait socket `cookie` in the chain of the established hash where the socket itself has been; TCP_CLOSE
- * where there is none. It was hashed before its connection was CLOSED (inet_twsk_hashdance_schedule). */
-static __u8 state_in_chain(struct inet_hashinfo *hashinfo, __u32 hash, __u64 cookie)
+/* The timewait socket `cookie` in the chain of the established hash where the socket itself has been; NULL where there is none. It
+ * was hashed before its connection was CLOSED (inet_twsk_hashdance_schedule). */
+static void *find_in_chain(struct inet_hashinfo *hashinfo, __u32 hash, __u64 cookie)
 {
 	struct inet_ehash_bucket *bucket = READ(hashinfo, ehash);
 	struct hlist_nulls_node *node;
 	struct sock_common *skc;
-	struct inet_timewait_sock *tw;
 	int index;
 
 	bucket = (void *)bucket + (hash & READ(hashinfo, ehash_mask)) * __builtin_preserve_type_info(*bucket, 1);
@@ -141,23 +139,26 @@ static __u8 state_in_chain(struct inet_hashinfo *hashinfo, __u32 hash, __u64 coo
 		if ((__u64)node & 1) /* the end of a nulls list */
 			break;
 		skc = (void *)node - OFFSET(struct sock_common, skc_nulls_node);
-		if (READ(skc, skc_state) == TCP_TIME_WAIT && READ(skc, skc_cookie.counter) == (__s64)cookie) {
-			tw = (void *)skc;
-			return READ(tw, tw_substate);
-		}
+		if (READ(skc, skc_state) == TCP_TIME_WAIT && READ(skc, skc_cookie.counter) == (__s64)cookie)
+			return skc;
 		node = READ(skc, skc_nulls_node.next);
 	}
-	return TCP_CLOSE;
+	if (index == CHAIN)
+		__sync_fetch_and_add(&lost_minis, 1);
+	return 0;
 }
 
 /* A connection that is CLOSED for its program may go on as a timewait socket. Returns the state. */
 static inline __u8 state_of_remainder(struct finwait_change *change, struct sock *sk)
 {
 	struct net *net = sk->__sk_common.skc_net.net;
-	__u8 state = state_in_chain(net->ipv4.tcp_death_row.hashinfo, sk->__sk_common.skc_hash, change->cookie);
+	struct inet_timewait_sock *tw =
+		find_in_chain(net->ipv4.tcp_death_row.hashinfo, sk->__sk_common.skc_hash, change->cookie);
+	__u8 state = tw ? READ(tw, tw_substate) : TCP_CLOSE;
 	struct finwait_mini mini = {};
 
-	if (state == TCP_FIN_WAIT2 && timers) { /* as before, without a program */
+	if (state == TCP_FIN_WAIT2 && keeps_minis()) { /* as before, without a program */
+		mini.address = (__u64)tw;
 		mini.state = state;
 		mini.since_ns = change->since_ns;
 		mini.tgid = change->tgid;
@@ -175,7 +176,7 @@ static inline int put_off(struct finwait_change *change, struct sock *sk, struct
 {
 	struct slot *slot;
 
-	if (change->to != TCP_SYN_SENT || change->local_port || !timers || !(wants & FINWAIT_WANT_CHANGES))
+	if (change->to != TCP_SYN_SENT || change->local_port || !timers || !(wants & (FINWAIT_WANT_CHANGES | FINWAIT_WANT_TOTALS)))
 		return 0;
 	slot = own_slot();
 	if (!slot)
@@ -217,7 +218,7 @@ static inline void mark_listener(struct sock *sk, int listens)
 	if (!listens)
 		bpf_map_delete_elem(&listeners, &key);
 	else if (bpf_map_update_elem(&listeners, &key, &one, BPF_ANY))
-		__sync_fetch_and_add(&lost_lives, 1);
+		__sync_fetch_and_add(&lost_listeners, 1);
 }
 
 /* -- the tracepoints */
@@ -268,12 +269,11 @@ static inline void count_only(struct finwait_change *change, struct sock *sk)
 
 	if (to == TCP_LISTEN || (from == TCP_LISTEN && to == TCP_CLOSE))
 		mark_listener(sk, to == TCP_LISTEN);
-	if (to == TCP_CLOSE && from == TCP_FIN_WAIT2 && wants & FINWAIT_WANT_ORPHANS) {
+	if (to == TCP_FIN_WAIT2)
+		bpf_get_socket_cookie(sk); /* a timewait socket of it has a copy, made before it is CLOSED */
+	if (to == TCP_CLOSE && from == TCP_FIN_WAIT2) {
 		change->cookie = bpf_get_socket_cookie(sk);
-		if (state_of_remainder(change, sk) == TCP_FIN_WAIT2) {
-			describe(change, sk, &(struct finwait_life){});
-			tell_orphan(change);
-		}
+		state_of_remainder(change, sk);
 	}
 	if (from == TCP_CLOSE || (from == TCP_LISTEN && to == TCP_SYN_RECV))
 		from = NOBODY;
@@ -338,8 +338,6 @@ int on_inet_sock_set_state(__u64 *ctx)
 		follow(&change, sk, remains);
 	change.to = remains;
 	move(change.netns_cookie, counted, life.state == TCP_CLOSE ? NOBODY : life.state);
-	if (life.state == TCP_CLOSE && remains == TCP_FIN_WAIT2)
-		tell_orphan(&change);
 	if (wants & FINWAIT_WANT_SOCKETS && (change.from == TCP_LISTEN || change.to == TCP_LISTEN))
 		mark_listener(sk, change.to == TCP_LISTEN);
 	if (!put_off(&change, sk, &life) && change.from != change.to)
@@ -368,6 +366,8 @@ int on_tcp_destroy_sock(__u64 *ctx)
 	if (life.hints & FINWAIT_COUNTED)
 		move(change.netns_cookie, life.state, NOBODY);
 	life.state = TCP_CLOSE;
+	if (wants & FINWAIT_WANT_LIFETIMES)
+		follow(&change, sk, TCP_CLOSE);
 	keep_life(sk, &life, known);
 	tell(&change);
 	return 0;

@@ -50,6 +50,14 @@ static void tell_lifetime(struct finwait_change *change, struct sock *sk, struct
 	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
 }
 
+static inline void forget_path(struct sock *sk)
+{
+	__u64 key = (__u64)sk;
+
+	if (wants & FINWAIT_WANT_LIFETIMES)
+		bpf_map_delete_elem(&paths, &key);
+}
+
 /* change: with the states of the socket, not of what remains of it */
 static void follow(struct finwait_change *change, struct sock *sk, __u8 remains)
 {

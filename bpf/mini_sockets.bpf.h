@@ -114,19 +114,23 @@ static inline __u64 request_since(struct sock_common *skc)
 /* The timer that was just cancelled is set anew, so its socket lives. Nothing can come between on this processor. */
 static inline void come_back(struct slot *slot, struct finwait_change *change)
 {
+	__u64 now_ns = change->at_ns;
+
 	slot->cancelled = 0;
 	change->from = slot->mini.state;
 	change->to = TCP_CLOSE;
 	change->since_ns = slot->mini.since_ns;
 	change->tgid = slot->mini.tgid;
+	change->at_ns = slot->cancelled_ns;
 	take_back(change, slot->cancelled_told);
+	change->at_ns = now_ns;
 }
 
 /* HZ is a constant of the kernel's. Jiffies begin five minutes before they wrap around in 32 bits (INITIAL_JIFFIES), the clock
  * with 0, and both count since boot: for one HZ only do they agree. */
 static inline void try_tick(__u32 hz)
 {
-	__s64 difference = bpf_jiffies64() - (__u32)(-300 * hz) - bpf_ktime_get_ns() * hz / 1000000000;
+	__s64 difference = bpf_jiffies64() - (__u32)(-300 * hz) - bpf_ktime_get_ns() / 1000 * hz / 1000000;
 
 	if (difference < 2 * (__s64)hz && -difference < 2 * (__s64)hz)
 		jiffy_ns = 1000000000 / hz;
@@ -146,24 +150,72 @@ static inline int learn_tick(void)
 /* When a timewait socket came to TIME_WAIT, if its timer was not set anew since; to the tick. */
 static __u64 time_wait_since(struct timer_list *timer, __u64 now_ns)
 {
-	__s64 left = timer->expires - bpf_jiffies64();
+	__s64 left = READ(timer, expires) - bpf_jiffies64();
 
 	return learn_tick() ? now_ns + left * (__s64)jiffy_ns - time_wait_ns : 0;
 }
 
+/* An orphan in FIN_WAIT2 has got its FIN: it is in TIME_WAIT. Where the timer's new time falls where the old one did, the kernel
+ * changes its `expires` and nothing tells; that says when it was, to the tick. */
+static void tell_late_time_wait(struct finwait_mini *mini, struct finwait_change *change, struct timer_list *timer)
+{
+	struct finwait_change late = *change;
+
+	late.at_ns = time_wait_since(timer, change->at_ns);
+	if (!late.at_ns)
+		late.at_ns = change->at_ns;
+	late.since_ns = mini->since_ns;
+	late.tgid = mini->tgid;
+	late.from = TCP_FIN_WAIT2;
+	late.to = TCP_TIME_WAIT;
+	late.evidence = FINWAIT_LOOKUP;
+	late.hints = FINWAIT_NO_PROGRAM;
+	tell(&late);
+	mini->state = TCP_TIME_WAIT;
+	mini->since_ns = late.at_ns;
+}
+
 /* Takes what is known of a timewait socket whose timer ends. */
-static inline void take_mini(struct finwait_mini *mini, struct finwait_change *change, struct timer_list *timer)
+static void take_mini(struct finwait_mini *mini, struct finwait_change *change, struct timer_list *timer)
 {
 	struct finwait_mini *kept = bpf_map_lookup_elem(&minis, &change->cookie);
+	__u8 state = READ((struct inet_timewait_sock *)time_wait_of(timer), tw_substate);
 
 	if (!kept) {
-		mini->state = READ((struct inet_timewait_sock *)time_wait_of(timer), tw_substate);
-		if (mini->state == TCP_TIME_WAIT)
+		mini->state = state;
+		if (state == TCP_TIME_WAIT)
 			mini->since_ns = time_wait_since(timer, change->at_ns);
 		return;
 	}
 	*mini = *kept;
 	bpf_map_delete_elem(&minis, &change->cookie);
+	/* by its timer the connection ends; a timer that is cancelled may be set anew at once for that very change */
+	if (mini->state == TCP_FIN_WAIT2 && state == TCP_TIME_WAIT && change->hints & FINWAIT_BY_TIMER)
+		tell_late_time_wait(mini, change, timer);
+}
+
+static long check_mini(struct bpf_map *map UNUSED, __u64 *key, struct finwait_mini *mini, void *context UNUSED)
+{
+	struct inet_timewait_sock *tw = (void *)mini->address;
+	struct sock_common *skc = (void *)mini->address;
+	struct finwait_change change = {};
+	struct timer_list *timer;
+
+	if (mini->state != TCP_FIN_WAIT2 || !tw || READ(skc, skc_cookie.counter) != (__s64)*key ||
+	    READ(tw, tw_substate) != TCP_TIME_WAIT)
+		return 0;
+	timer = (void *)tw + OFFSET(struct inet_timewait_sock, tw_timer);
+	if (describe_mini(&change, skc, (__u64)timer))
+		tell_late_time_wait(mini, &change, timer);
+	return 0;
+}
+
+/* Run by user space now and then: which orphans in FIN_WAIT2 have come to TIME_WAIT without a word. */
+SEC("syscall")
+int check_minis(void *context UNUSED)
+{
+	bpf_for_each_map_elem(&minis, check_mini, 0, 0);
+	return 0;
 }
 
 /* The birth of a timewait socket is told where its connection is CLOSED, a moment later (`state_of_remainder`). */
@@ -181,6 +233,7 @@ static inline void start_time_wait(struct timer_list *timer)
 	come_back(slot, &change);
 	mini.since_ns = change.at_ns;
 	mini.tgid = change.tgid;
+	mini.address = (__u64)tw;
 	if (mini.state == change.from) {
 		mini.since_ns = change.since_ns;
 	} else { /* an orphan in FIN_WAIT2 has got its FIN */
@@ -269,8 +322,9 @@ int on_timer_start(__u64 *ctx)
 	return 0;
 }
 
-/* A timer is cancelled when its time has come, when it is set anew, and when its socket goes. The first is told by
- * timer_expire_entry; of the second timer_start takes back what is told here. */
+/* A timer is cancelled when its time has come, when it is set anew, and when its socket goes. Of the first, timer_expire_entry takes
+ * back what is told here, of the second timer_start. (A timer runs up to an eighth later than it was set for: that its time has
+ * come says nothing.) */
 static inline void cancel_time_wait(struct slot *slot, struct timer_list *timer)
 {
 	struct finwait_change change = {.to = TCP_CLOSE};
@@ -281,6 +335,7 @@ static inline void cancel_time_wait(struct slot *slot, struct timer_list *timer)
 	take_mini(&slot->mini, &change, timer);
 	slot->cancelled = (__u64)timer;
 	slot->cancelled_cookie = change.cookie;
+	slot->cancelled_ns = change.at_ns;
 	change.since_ns = slot->mini.since_ns;
 	change.from = slot->mini.state;
 	change.tgid = slot->mini.tgid;
@@ -314,6 +369,7 @@ static inline void cancel_request(struct slot *slot, struct timer_list *timer)
 	change.since_ns = request_since(skc);
 	slot->mini = (struct finwait_mini){.state = TCP_SYN_RECV, .since_ns = change.since_ns};
 	slot->cancelled = (__u64)timer;
+	slot->cancelled_ns = change.at_ns;
 	change.hints |= FINWAIT_GONE;
 	slot->cancelled_told = tell(&change);
 }
@@ -325,7 +381,7 @@ int on_timer_cancel(__u64 *ctx)
 	enum kind kind = kind_of((__u64)timer->function);
 	struct slot *slot;
 
-	if (kind == NO_MINI || (long)(bpf_jiffies64() - timer->expires) >= 0)
+	if (kind == NO_MINI)
 		return 0;
 	slot = own_slot();
 	if (!slot)
@@ -341,14 +397,20 @@ static inline void expire_time_wait(struct timer_list *timer)
 {
 	struct finwait_change change = {.to = TCP_CLOSE};
 	struct finwait_mini mini = {};
+	struct slot *slot = own_slot();
 
-	if (!describe_mini(&change, time_wait_of(timer), (__u64)timer))
+	if (!slot || !describe_mini(&change, time_wait_of(timer), (__u64)timer))
 		return;
+	change.hints |= FINWAIT_BY_TIMER;
+	if (slot->cancelled == (__u64)timer && slot->cancelled_cookie == change.cookie) {
+		mini = slot->mini;
+		come_back(slot, &change);
+		bpf_map_update_elem(&minis, &change.cookie, &mini, BPF_ANY);
+	}
 	take_mini(&mini, &change, timer);
 	change.from = mini.state;
 	change.since_ns = mini.since_ns;
 	change.tgid = mini.tgid;
-	change.hints |= FINWAIT_BY_TIMER;
 	tell(&change);
 }
 
@@ -367,6 +429,8 @@ static inline void expire_request(struct timer_list *timer)
 
 	if (!slot || !describe_mini(&change, request_of(timer), (__u64)timer))
 		return;
+	if (slot->cancelled == (__u64)timer)
+		come_back(slot, &change);
 	change.since_ns = request_since(request_of(timer));
 	change.hints |= FINWAIT_BY_TIMER;
 	if (!is_listening(request_of(timer)))

@@ -18,8 +18,8 @@ struct {
 	__type(value, struct finwait_name);
 } names SEC(".maps");
 
-__u32 reader_level SEC(".data"); /* of the pid namespace in which processes are counted */
-__u32 reader_pid_ns SEC(".data"); /* its inode number */
+static __u32 reader_level; /* of the pid namespace in which processes are counted */
+static __u32 reader_pid_ns; /* its inode number */
 
 static inline void remember_name(__u32 tgid, struct task_struct *task)
 {
@@ -31,6 +31,22 @@ static inline void remember_name(__u32 tgid, struct task_struct *task)
 	bpf_probe_read_kernel_str(now.name.comm, sizeof(now.name.comm), task->group_leader->comm);
 	if (!known || known->words[0] != now.words[0] || known->words[1] != now.words[1])
 		bpf_map_update_elem(&names, &tgid, &now, BPF_ANY);
+}
+
+/* Run by user space: processes are counted in its own pid namespace, not in the host's. */
+SEC("syscall")
+int learn_reader(void *context UNUSED)
+{
+	struct pid *pid = bpf_get_current_task_btf()->thread_pid;
+	struct pid_namespace *space;
+	struct upid *number;
+
+	reader_level = READ(pid, level);
+	number = (void *)__builtin_preserve_access_index(&pid->numbers) +
+		 reader_level * __builtin_preserve_type_info(*(struct upid *)0, 1);
+	space = READ(number, ns);
+	reader_pid_ns = READ(space, ns.inum);
+	return 0;
 }
 
 /* The process that runs, as the reader counts processes; 0 where it is none of the reader's, or no program. */

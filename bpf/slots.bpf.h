@@ -26,6 +26,11 @@ struct {
 	__type(value, struct finwait_mini);
 } minis SEC(".maps");
 
+static inline int keeps_minis(void)
+{
+	return timers || wants & FINWAIT_WANT_SOCKETS;
+}
+
 /* Of a processor: what a first tracepoint leaves for a second one. */
 struct slot {
 	__u64 cloned; /* address of the socket that a completed handshake has just made */
@@ -34,6 +39,7 @@ struct slot {
 	__u64 cancelled; /* address of the timer that was deleted, or will be set anew */
 	__u64 cancelled_told; /* whether its change was */
 	__u64 cancelled_cookie; /* of its socket: another one may have the same address a moment later */
+	__u64 cancelled_ns; /* when */
 	struct finwait_mini mini; /* of that timer */
 	__u64 running; /* address of the timer whose function runs */
 	struct finwait_change run; /* what is to be told if it is not set anew */
@@ -41,14 +47,14 @@ struct slot {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, FINWAIT_CPUS);
+	__uint(max_entries, 1); /* processors */
 	__type(key, __u32);
 	__type(value, struct slot);
 } slots SEC(".maps");
 
 static inline struct slot *own_slot(void)
 {
-	__u32 cpu = bpf_get_smp_processor_id() % FINWAIT_CPUS;
+	__u32 cpu = bpf_get_smp_processor_id();
 
 	return bpf_map_lookup_elem(&slots, &cpu);
 }

@@ -17,7 +17,7 @@ struct {
 	__uint(max_entries, 1 << 23);
 } lifetimes SEC(".maps");
 
-/* Places of groups in `totals`, of namespaces in `sockets` and `queues`, from 1 on; 0 is for those that found no room. */
+/* Places of groups in `totals`, of namespaces in `sockets` and `beside`, from 1 on; 0 is for those that found no room. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -44,14 +44,14 @@ struct {
 	__type(value, struct finwait_sockets);
 } sockets SEC(".maps");
 
-/* Half-open connections of the listeners of a place; made by `add_queues`. */
+/* Of each place; made by `count_beside`. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u64);
-} queues SEC(".maps");
+	__type(value, struct finwait_beside);
+} beside SEC(".maps");
 
 /* Ports that a listener has or had; where sums are by listener. */
 struct {
@@ -79,6 +79,7 @@ __u8 wanted_family SEC(".data"); /* 0: any */
 /* What was lost. */
 __u64 lost_changes; /* a ring was full */
 __u64 lost_lives; /* no room in `lives`: the next change of a socket is told without its time */
+__u64 lost_listeners; /* no room in `listeners`: their half-open connections are not counted */
 __u64 lost_minis; /* no room in `minis`: a change from FIN_WAIT2 to TIME_WAIT will not be told */
 
 static __u32 last_place;
@@ -137,9 +138,12 @@ static __u32 place_of(struct finwait_group *group)
 	if (last_place + 1 >= room)
 		return 0;
 	place = __sync_fetch_and_add(&last_place, 1) + 1;
-	if (place >= room || bpf_map_update_elem(&places, group, &place, BPF_NOEXIST))
+	if (place >= room)
 		return 0;
-	return place;
+	if (!bpf_map_update_elem(&places, group, &place, BPF_NOEXIST))
+		return place;
+	known = bpf_map_lookup_elem(&places, group); /* another processor was first */
+	return known ? *known : 0;
 }
 
 /* Of an array with an element for each processor in each place. */
@@ -163,8 +167,8 @@ static inline void remember_listener(__u64 netns_cookie, __u16 port)
 	struct finwait_group key = {netns_cookie, port};
 	__u32 one = 1;
 
-	if (members == FINWAIT_BY_LISTENER)
-		bpf_map_update_elem(&listened, &key, &one, BPF_ANY);
+	if (members == FINWAIT_BY_LISTENER && bpf_map_update_elem(&listened, &key, &one, BPF_ANY))
+		__sync_fetch_and_add(&lost_listeners, 1);
 }
 
 /* Four to each power of two; below four, each number its own. */
@@ -280,13 +284,6 @@ static void take_back(struct finwait_change *change, int was_told)
 	if (bpf_ringbuf_output(&changes, change, sizeof(*change), BPF_RB_NO_WAKEUP))
 		__sync_fetch_and_add(&lost_changes, 1);
 	change->hints &= ~FINWAIT_BACK;
-}
-
-/* A connection in FIN_WAIT2 has lost its program, and is a timewait socket now. */
-static inline void tell_orphan(struct finwait_change *change)
-{
-	if (wants & FINWAIT_WANT_ORPHANS && bpf_ringbuf_output(&changes, change, sizeof(*change), BPF_RB_NO_WAKEUP))
-		__sync_fetch_and_add(&lost_changes, 1);
 }
 
 #endif

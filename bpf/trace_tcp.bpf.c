@@ -12,8 +12,7 @@ enum {
 static inline void seed_time_wait(struct sock_common *skc)
 {
 	struct tcp_timewait_sock *tw = bpf_skc_to_tcp_timewait_sock(skc);
-	struct finwait_change change = {.from = TCP_FIN_WAIT2, .to = TCP_FIN_WAIT2};
-	struct finwait_mini mini = {.state = TCP_FIN_WAIT2};
+	struct finwait_mini mini = {.state = TCP_FIN_WAIT2, .address = (__u64)tw};
 	__u64 cookie = bpf_get_socket_cookie(skc);
 
 	if (!tw)
@@ -22,10 +21,8 @@ static inline void seed_time_wait(struct sock_common *skc)
 		time_wait_function = (__u64)tw->tw_sk.tw_timer.function;
 	if (tw->tw_sk.tw_substate != TCP_FIN_WAIT2)
 		return;
-	if (timers && bpf_map_update_elem(&minis, &cookie, &mini, BPF_NOEXIST) == -E2BIG)
+	if (keeps_minis() && bpf_map_update_elem(&minis, &cookie, &mini, BPF_NOEXIST) == -E2BIG)
 		__sync_fetch_and_add(&lost_minis, 1);
-	if (wants & FINWAIT_WANT_ORPHANS && describe_mini(&change, skc, 0))
-		tell_orphan(&change);
 }
 
 static inline void seed_request(struct sock_common *skc)
@@ -73,42 +70,66 @@ int seed_sockets(struct bpf_iter__tcp *ctx)
 	return 0;
 }
 
-/* Adds the half-open connections of one listener to those of its namespace. */
+static struct finwait_beside *beside_of(struct sock_common *skc)
+{
+	struct net *net = READ(skc, skc_net.net);
+	struct finwait_group group = {READ(net, net_cookie), 0};
+	__u32 place = place_of(&group);
+	struct finwait_beside *sums = bpf_map_lookup_elem(&beside, &place);
+
+	if (sums && place)
+		sums->netns_cookie = group.netns_cookie;
+	return sums;
+}
+
 static long add_queue(struct bpf_map *map UNUSED, __u64 *key, __u32 *value UNUSED, void *context UNUSED)
 {
 	struct inet_connection_sock *listener = (void *)*key;
 	struct sock_common *skc = (void *)*key;
-	__u32 length = READ(listener, icsk_accept_queue.qlen.counter), place;
-	struct finwait_group group = {};
-	struct net *net;
-	__u64 *sum;
+	__u32 length = READ(listener, icsk_accept_queue.qlen.counter);
+	struct finwait_beside *sums;
 
 	if (!length || READ(skc, skc_state) != TCP_LISTEN)
 		return 0;
-	net = READ(skc, skc_net.net);
-	group.netns_cookie = READ(net, net_cookie);
-	place = place_of(&group);
-	sum = bpf_map_lookup_elem(&queues, &place);
-	if (sum)
-		*sum += length;
+	sums = beside_of(skc);
+	if (sums)
+		sums->half_open += length;
 	return 0;
 }
 
-static long clear_queue(__u32 place, void *context UNUSED)
+/* What was given back keeps its content until somebody takes it; nothing refers to it then. */
+static long add_orphan(void *map, __u64 *key, struct finwait_mini *mini, void *context UNUSED)
 {
-	__u64 *sum = bpf_map_lookup_elem(&queues, &place);
+	struct inet_timewait_sock *tw = (void *)mini->address;
+	struct sock_common *skc = (void *)mini->address;
+	struct finwait_beside *sums;
 
-	if (sum)
-		*sum = 0;
-	return !sum;
+	if (READ(skc, skc_cookie.counter) != (__s64)*key || !READ(skc, skc_refcnt.refs.counter) ||
+	    READ(skc, skc_state) != TCP_TIME_WAIT || READ(tw, tw_substate) != TCP_FIN_WAIT2) {
+		bpf_map_delete_elem(map, key);
+		return 0;
+	}
+	sums = beside_of(skc);
+	if (sums)
+		sums->orphans++;
+	return 0;
 }
 
-/* Run by user space: half-open connections of all listeners by namespace, into `queues`. */
+/* Run by user space: counts into `beside`. */
 SEC("syscall")
-int add_queues(void *context UNUSED)
+int count_beside(void *context UNUSED)
 {
-	bpf_loop(room, clear_queue, 0, 0);
+	struct finwait_beside *sums;
+	__u32 index, place;
+
+	for (index = 0; index < FINWAIT_MOST_PLACES && index < room; index++) {
+		place = index; /* the verifier does not count what stands in memory */
+		sums = bpf_map_lookup_elem(&beside, &place);
+		if (sums)
+			sums->half_open = sums->orphans = 0;
+	}
 	bpf_for_each_map_elem(&listeners, add_queue, 0, 0);
+	bpf_for_each_map_elem(&minis, add_orphan, 0, 0);
 	return 0;
 }
 

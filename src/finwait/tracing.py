@@ -243,7 +243,7 @@ class Trace:
 
     def _losses(self, events: Events) -> Iterator[Loss]:
         lost = events.lost()
-        if lost != self.lost:
+        if lost > self.lost:
             loss = Loss(time.time_ns(), lost - self.lost)
             self.lost = lost
             if self._recorder is not None:

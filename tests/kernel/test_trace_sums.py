@@ -148,6 +148,16 @@ def test_a_summary_is_of_the_ports_that_the_filter_names(population: Callable[..
     ], 7)  # fmt: skip
 
 
+def test_a_summary_of_local_ports_has_the_begin_of_connect_too(population: Callable[..., Population]) -> None:
+    """connect() has no port yet when it goes to SYN-SENT."""
+    held = population(Group("LISTEN", 1))
+    summary, _ = traced(held, "--summary", "sport >= :20000 and dport = :3000", work=connections(23))
+    assert {(row["from"], row["to"]): row["count"] for row in summary["transitions"]} == dict.fromkeys([
+        ("closed", "syn_sent"), ("syn_sent", "established"), ("established", "fin_wait_1"), ("fin_wait_1", "fin_wait_2"),
+        ("fin_wait_2", "time_wait"),
+    ], 23)  # fmt: skip
+
+
 def test_a_summary_by_what_the_kernel_cannot_choose_by_is_refused() -> None:
     done = run("trace", "--summary", "dst 127.0.0.1")
     assert (done.returncode, done.stdout) == (2, "")

@@ -22,8 +22,9 @@ LIFETIME = np.dtype(numpy_dtype("finwait_lifetime"))  # type: ignore[call-overlo
 TOTALS = np.dtype(numpy_dtype("finwait_totals"))  # type: ignore[call-overload]
 LOOKED_UP = np.dtype([*CHANGE.descr, ("within_ns", "u8")])  # what sock_diag finds
 ONLY_CHANGE = 1 << 15  # of `hints`, beside enum finwait_hints: nothing else was seen of the socket (sock_diag)
-CHANGES, LIFETIMES, COUNTS, SOCKETS, ORPHANS = (
-    ENUMS[f"FINWAIT_WANT_{name}"] for name in ("CHANGES", "LIFETIMES", "TOTALS", "SOCKETS", "ORPHANS")
+LONGEST_TICK_NS = np.uint64(10_000_000)  # HZ=100: BPF looks up timers, which are set to the tick
+CHANGES, LIFETIMES, COUNTS, SOCKETS = (
+    ENUMS[f"FINWAIT_WANT_{name}"] for name in ("CHANGES", "LIFETIMES", "TOTALS", "SOCKETS")
 )
 
 
@@ -31,7 +32,7 @@ def within_ns(records: Array) -> Array:
     """For how long before its time each change may have happened."""
     if "within_ns" in (records.dtype.names or ()):
         return records["within_ns"]
-    return np.zeros(len(records), dtype=np.uint64)
+    return np.where(records["evidence"] == ENUMS["FINWAIT_LOOKUP"], LONGEST_TICK_NS, np.uint64(0))
 
 
 def take_records(records: Array, rows: Array) -> Array:

@@ -143,8 +143,12 @@ class Libbpf:
 
     @property
     def processors(self) -> int:
-        """How many this machine may have."""
-        return self.call("libbpf_num_possible_cpus")
+        """One more than the highest number that a processor of this machine may have."""
+        try:
+            with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:  # 0-3,8-11
+                return int(file.read().strip().rpartition(",")[2].rpartition("-")[2]) + 1
+        except (OSError, ValueError):
+            return self.call("libbpf_num_possible_cpus")
 
     def _keep_message(self, level: int, template: bytes, values: int) -> int:
         if level:  # LIBBPF_WARN is 0; the others tell each step

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 import numpy as np
 
@@ -19,7 +20,6 @@ from finwait.sources.change_records import (
     COUNTS,
     LIFETIME,
     LIFETIMES,
-    ORPHANS,
     SOCKETS,
     TOTALS,
     take_records,
@@ -28,7 +28,7 @@ from finwait.sources.choice import allocated_sockets
 from finwait.sources.libbpf import BpfObject, drain, open_library
 from finwait.sources.namespaces import visit_places
 from finwait.sources.sock_diag import netns_of, open_beside
-from finwait.sources.tcp_tracepoints import CALLS, OBJECT, RESETS, STATES, TIMERS, missing_programs
+from finwait.sources.tcp_tracepoints import CALLS, OBJECT, RESETS, RUN, STATES, TIMERS, missing_programs
 from finwait.tcp.state import TcpState
 from finwait.wire.bpf_layouts import ENUMS
 from finwait.wire.bpf_records import Layout, comm_text, global_value, globals_section, numpy_dtype
@@ -43,15 +43,18 @@ if TYPE_CHECKING:
     from finwait.sources.change_narrowing import Narrowing
     from finwait.sources.namespaces import Place
     from finwait.table.batch import Array
-    from finwait.table.request import Request, Roots
+    from finwait.table.request import Request
     from finwait.table.snapshot import Netns, Notice
 
+BESIDE = np.dtype(numpy_dtype("finwait_beside"))  # type: ignore[call-overload]
 SOCKETS_OF = np.dtype(numpy_dtype("finwait_sockets"))  # type: ignore[call-overload]
 TIME_WAIT_NS = 60_000_000_000  # TCP_TIMEWAIT_LEN (include/net/tcp.h)
 MOST_NETNS = ENUMS["FINWAIT_MOST_NETNS"]
 MOST_PLACES = 256  # of groups (namespaces, and what is counted apart in them)
 MOST_TOTALS_BYTES = 64 << 20  # of sums: on a machine of many processors there are fewer places
-MOST_NAMESPACES = 1024  # of a tally
+MOST_NAMESPACES = ENUMS["FINWAIT_MOST_PLACES"]  # of a tally
+CHECK_S = 1.0
+LOSSES = ("lost_changes", "lost_lives", "lost_minis", "lost_listeners")
 LEAST_LIVES = 1 << 16
 LISTENERS = 1 << 12  # a reading visits as many buckets
 KEYS = ("netns_cookie", "member")
@@ -64,10 +67,11 @@ class TcpEvents:
     """The programs attached, what is there walked over. netns: the namespaces that are watched. Close it; it is a context
     manager.
 
-    wants: CHANGES, LIFETIMES, COUNTS, SOCKETS, ORPHANS, one or more. request: which namespaces. owners: whether to learn who
+    wants: CHANGES, LIFETIMES, COUNTS, SOCKETS, one or more. request: which namespaces. owners: whether to learn who
     has the sockets. timers: whether to follow mini-sockets by their timers; without, half-open connections are inferred from
     what became of them, and what follows a FIN-WAIT-2 without a program, or TIME-WAIT, is not told. ring: bytes for what was
-    not read yet. members: how COUNTS are apart in a namespace, TOGETHER, BY_LISTENER or BY_PROCESS.
+    not read yet. members: how COUNTS are apart in a namespace, TOGETHER, BY_LISTENER or BY_PROCESS. listeners: room for so many
+    at least, of SOCKETS.
 
     Raises NotSupported, NotPermitted, SourceError.
     """  # fmt: skip
@@ -85,8 +89,11 @@ class TcpEvents:
         timers: bool = True,
         ring: int = RING_BYTES,
         members: int = TOGETHER,
+        listeners: int = 0,
     ) -> None:
         self.wants = wants
+        self._listeners = listeners
+        self._check_s = 0.0
         self.members = members
         self.processors = open_library().processors
         self.timers = timers
@@ -103,14 +110,16 @@ class TcpEvents:
             *(CALLS if tells and owners else ()),
         )
         self.programs = tuple(name for name in chosen if name not in missing)
-        without = tuple(name for name in (*TIMERS, *RESETS, *CALLS) if name not in self.programs)
+        runs = (*(("count_beside",) if wants & SOCKETS else ()), *(("check_minis",) if timers else ()),
+                *(("learn_reader",) if tells and owners else ()))  # fmt: skip
+        self._runs = runs
+        without = tuple(name for name in (*TIMERS, *RESETS, *CALLS, *RUN) if name not in (*self.programs, *runs))
         self._rings: dict[int, RingBuffer] = {}
         self._memory: dict[str, mmap] = {}
         self._object = BpfObject(OBJECT, self._rooms(request, ring_bytes(ring)), without=without)
         try:
             for want, name, record in (
                 (CHANGES, "changes", CHANGE),
-                (ORPHANS, "changes", CHANGE),
                 (LIFETIMES, "lifetimes", LIFETIME),
             ):
                 if wants & want:
@@ -134,16 +143,18 @@ class TcpEvents:
     def _sums(self) -> tuple[tuple[int, str, int], ...]:
         """(want, map, elements) of what is read from memory."""
         own = self._places * self.processors
-        return (COUNTS, "totals", own), (SOCKETS, "sockets", own), (SOCKETS, "queues", self._places)
+        return (COUNTS, "totals", own), (SOCKETS, "sockets", own), (SOCKETS, "beside", self._places)
 
     def _rooms(self, request: Request, ring: int) -> dict[str, int]:
         """Elements of each map, bytes of each ring; next to nothing for what is not wanted."""
         sockets = max(LEAST_LIVES, 1 << (2 * allocated_sockets(request.roots.proc)).bit_length())
         return {
-            "changes": ring if self.wants & (CHANGES | ORPHANS) else LEAST_BYTES,
+            "changes": ring if self.wants & CHANGES else LEAST_BYTES,
             "lifetimes": ring if self.wants & LIFETIMES else LEAST_BYTES,
             "lives": sockets,
-            "listeners": LISTENERS if sockets == LEAST_LIVES else sockets,
+            "minis": sockets,
+            "listeners": max(self._listeners, LISTENERS if sockets == LEAST_LIVES else sockets),
+            "slots": self.processors,
             "paths": sockets if self.wants & LIFETIMES else 1,
             **{name: elements if self.wants & want else 1 for want, name, elements in self._sums()},
         }
@@ -165,6 +176,8 @@ class TcpEvents:
                 raise NotSupported("this kernel does not tell a network namespace's cookie (Linux 5.14 or later)")
             wanted = self._wanted(narrowing, request)
             self._object.write_section(".data", globals_section(OBJECT, ".data", wanted))
+            if "learn_reader" in self._runs and request.roots.proc == "/proc":  # else processes are the host's
+                self._object.run("learn_reader")
             for program in self.programs:
                 self._object.attach(program)
             while walks:
@@ -174,14 +187,13 @@ class TcpEvents:
                 os.close(walk)
         if owners:
             self.learn_owners()
-        if not self.wants & ~(SOCKETS | ORPHANS):
+        if self.wants == SOCKETS:
             self._object.write_section(".data", globals_section(OBJECT, ".data", wanted | {"steady": 1}))
 
     def _wanted(self, narrowing: Narrowing, request: Request) -> dict[str, int | bytes]:
         cookies = tuple(netns.cookie for netns in self.netns if netns.cookie)
         if not request.all_netns and len(cookies) > MOST_NETNS:
             self._chosen = np.asarray(cookies, dtype=np.uint64)
-        level, inode = _reader_pid_namespace(request.roots)
         return {
             "wants": self.wants,
             "timers": self.timers,
@@ -196,8 +208,6 @@ class TcpEvents:
             "room": self._places,
             "processors": self.processors,
             "members": self.members,
-            "reader_level": level,
-            "reader_pid_ns": inode,
             "time_wait_ns": TIME_WAIT_NS,
         }
 
@@ -207,31 +217,41 @@ class TcpEvents:
 
     def drain(self, want: int) -> Array:
         """What was told since the last time: of CHANGES an array of CHANGE, of LIFETIMES one of LIFETIME."""
+        self._check_minis()
         records = self._rings[want].drain()
         return (
             records if self._chosen is None else take_records(records, np.isin(records["netns_cookie"], self._chosen))
         )
 
+    def _check_minis(self) -> None:
+        """Ask now and then for what no tracepoint tells: a FIN-WAIT-2 without a program that has got its FIN."""
+        if "check_minis" in self._runs and time.monotonic() >= self._check_s:
+            began_s = time.monotonic()
+            self._object.run("check_minis")
+            self._check_s = began_s + max(CHECK_S, 100 * (time.monotonic() - began_s))
+
     def totals(self) -> Array:
         """An array of TOTALS, an element for each group that something was counted in; of those that found no room together the
         cookie is 0.
         """  # fmt: skip
+        self._check_s = 0.0
+        self._check_minis()
         elements = self._added("totals", TOTALS)
         found: Array = elements[(elements["netns_cookie"] != 0) | elements["changes"].any(axis=1)]
         if self._chosen is not None:
-            found = found[np.isin(found["netns_cookie"], self._chosen)]
+            found = found[(found["netns_cookie"] == 0) | np.isin(found["netns_cookie"], self._chosen)]
         return found
 
-    def sockets(self) -> Array:
-        """An array of SOCKETS_OF, an element for each namespace that has full sockets; SYN_RECV with the half-open connections
-        of its listeners.
+    def sockets(self) -> tuple[Array, Array]:
+        """Of each place: an array of SOCKETS_OF (full sockets; SYN_RECV with the half-open connections of listeners), and how
+        many connections are in FIN_WAIT2 without a program. Place 0 is of namespaces that found none.
         """  # fmt: skip
         elements = self._added("sockets", SOCKETS_OF)
-        self._object.run("add_queues")
-        queued = np.frombuffer(self._memory["queues"], dtype=np.uint64, count=self._places)
-        elements["by_state"][:, TcpState.SYN_RECV] += queued
-        found: Array = elements[elements["netns_cookie"] != 0]
-        return found
+        self._object.run("count_beside")
+        beside = np.frombuffer(self._memory["beside"], dtype=BESIDE, count=self._places)
+        elements["netns_cookie"] = np.maximum(elements["netns_cookie"], beside["netns_cookie"])
+        elements["by_state"][:, TcpState.SYN_RECV] += beside["half_open"]
+        return elements, beside["orphans"].astype(np.int64)
 
     def _added(self, name: str, record: np.dtype[Any]) -> Array:
         """The elements of a map of which each processor has its own, added up."""
@@ -258,7 +278,11 @@ class TcpEvents:
         as inferred.
         """
         content = self._object.read_section(".bss")
-        return sum(global_value(OBJECT, content, name) for name in ("lost_changes", "lost_lives", "lost_minis"))
+        return sum(global_value(OBJECT, content, name) for name in LOSSES)
+
+    def lost_listeners(self) -> int:
+        """How many of them found no room."""
+        return global_value(OBJECT, self._object.read_section(".bss"), "lost_listeners")
 
     def missed(self) -> int:
         """How many changes of full sockets the kernel has not run the program for: they are inferred, or not counted."""
@@ -279,17 +303,3 @@ class TcpEvents:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _reader_pid_namespace(roots: Roots) -> tuple[int, int]:
-    """(level, inode) of the pid namespace in which processes are counted: of this process, or level 0 of the host where another
-    /proc is read.
-    """  # fmt: skip
-    if roots.proc != "/proc":
-        return 0, 0
-    try:
-        with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
-            line = next((line for line in file if line.startswith("NSpid:")), "NSpid: 0")
-        return len(line.split()) - 2, os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0, 0

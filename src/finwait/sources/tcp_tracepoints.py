@@ -8,6 +8,7 @@ OBJECT = "trace_tcp"
 STATES = ("on_inet_sock_set_state", "on_tcp_destroy_sock")
 TIMERS = ("on_timer_start", "on_timer_cancel", "on_timer_expire_entry", "on_timer_expire_exit")
 RESETS = ("on_tcp_receive_reset", "on_tcp_send_reset")  # they tell why
+RUN = ("count_beside", "check_minis", "learn_reader")  # of type syscall: user space runs them
 CALLS = ("on_sock_send_length", "on_sock_recv_length")  # they tell who; Linux 6.3
 
 
