@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import closing
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,13 +24,14 @@ from finwait.sources.change_order import SETTLED_NS, settle
 from finwait.sources.change_records import CHANGES, COUNTS, join_records, take_records
 from finwait.sources.choice import may_load_bpf
 from finwait.sources.tcp_events import BY_LISTENER, BY_PROCESS, RING_BYTES, TOGETHER, TcpEvents
-from finwait.table.batch import Batch
+from finwait.table.batch import ROWS_PER_BATCH, Batch
 from finwait.table.change import Loss, Ready, Summary, changes_of
 from finwait.table.snapshot import Notice, Provenance
 from finwait.tcp.state import ALL_STATES
 from finwait.text.messages import mark
 
 if TYPE_CHECKING:
+    from asyncio import Future
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Protocol
 
@@ -260,11 +262,13 @@ class Trace:
             began_ns = self._tell_time()
             records = events.drain(self.question.tells)
             yield from self._losses(events)
-            batch = self._tell(events, self._settled(records, None if last else began_ns - SETTLED_NS))
-            if batch is not None and batch.length:
-                yield batch
-            if self.told == self.most:
-                return
+            records = self._settled(records, None if last else began_ns - SETTLED_NS)
+            for begin in range(0, len(records), ROWS_PER_BATCH):
+                batch = self._tell(events, records[begin : begin + ROWS_PER_BATCH])
+                if batch is not None and batch.length:
+                    yield batch
+                if self.told == self.most:
+                    return
 
     def _settled(self, records: Array, before_ns: int | None) -> Array:
         if self._held is not None and len(self._held):
@@ -339,6 +343,8 @@ class Changes:
         self._trace = trace
         self._items = iter(trace)
         next(self._items)  # Ready
+        self._reading = Lock()
+        self._pending: Future[StateChange | Loss | None] | None = None
         self._rows: Iterator[StateChange | Loss] = self._flat()
 
     @property
@@ -356,17 +362,27 @@ class Changes:
     def __iter__(self) -> Changes:
         return self
 
+    def _read(self) -> StateChange | Loss | None:
+        with self._reading:
+            return next(self._rows, None)
+
     def __next__(self) -> StateChange | Loss:
-        return next(self._rows)
+        found = self._read()
+        if found is None:
+            raise StopIteration
+        return found
 
     def __aiter__(self) -> Changes:
         return self
 
     async def __anext__(self) -> StateChange | Loss:
-        """The next one; a thread waits for it, the event loop goes on."""
+        """The next one; a thread waits for it, the event loop goes on. If nobody waits any more, the next call has it."""
         import asyncio
 
-        found = await asyncio.to_thread(next, self._rows, None)
+        if self._pending is None:
+            self._pending = asyncio.ensure_future(asyncio.to_thread(self._read))
+        found = await asyncio.shield(self._pending)
+        self._pending = None
         if found is None:
             raise StopAsyncIteration
         return found
@@ -374,7 +390,8 @@ class Changes:
     def close(self) -> None:
         """Detach everything."""
         self._trace.stop()
-        self._items.close()  # type: ignore[attr-defined]
+        with self._reading:  # a thread that waits for a change looks up 50 ms later at most
+            self._items.close()  # type: ignore[attr-defined]
 
     def __enter__(self) -> Changes:
         return self

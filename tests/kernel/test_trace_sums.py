@@ -228,3 +228,28 @@ def test_the_library_yields_typed_changes_and_awaits_them(population: Callable[.
         ["fin_wait_2", "time_wait", "rcv_fin", True],
     ]
     assert first == ["closed", "syn_sent", "bpf"]
+
+
+GIVEN_UP = """
+import asyncio, json, socket
+import finwait
+async def main():
+    with finwait.trace("dport = :3000") as changes:
+        given_up = 0
+        for _ in range(3):
+            try:
+                await asyncio.wait_for(anext(changes), 0.1)
+            except TimeoutError:
+                given_up += 1
+        server = socket.create_server(("127.0.0.1", 3000))
+        client = socket.create_connection(("127.0.0.1", 3000))
+        client.close()
+        return given_up, [(await anext(changes)).to.token for _ in range(3)]
+print(json.dumps(asyncio.run(main())))
+"""
+
+
+def test_a_wait_for_the_next_change_can_be_given_up_and_loses_none(population: Callable[..., Population]) -> None:
+    held = population(Group("LISTEN", 1))
+    found = json.loads(held.run(sys.executable, "-c", GIVEN_UP))
+    assert found == [3, ["syn_sent", "established", "fin_wait_1"]]

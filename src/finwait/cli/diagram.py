@@ -202,8 +202,9 @@ def _measure(options: argparse.Namespace, words: list[str], notices: list[Notice
         elif isinstance(item, Summary):
             seconds += item.seconds
             for totals in item.totals:
-                for pair, count in totals.changes.items():
-                    changes[pair] = changes.get(pair, 0) + count
+                for (left, reached), count in totals.changes.items():
+                    if left is not None:  # BPF knows where each comes from
+                        changes[left, reached] = changes.get((left, reached), 0) + count
     notices += trace.provenance.notices
     if lost:
         notices.append(Notice("changes_lost", LOST, missing="changes", arguments={"count": lost}))

@@ -70,7 +70,7 @@ def _transitions(totals: Totals, seconds: float, style: Style) -> Iterator[str]:
         "bold",
     )
     for (left, reached), count in totals.changes.items():
-        yield f"{left.rfc:<14}{reached.rfc:<14}{count:>12}  {count / max(seconds, 1e-6):>12.1f}"
+        yield f"{'-' if left is None else left.rfc:<14}{reached.rfc:<14}{count:>12}  {count / max(seconds, 1e-6):>12.1f}"
 
 
 def _times(totals: Totals, style: Style) -> Iterator[str]:
@@ -127,8 +127,8 @@ def _part_document(part: Part | None) -> dict[str, object]:
     return {"local_port": part.number} if part.by == "listener" else {"pid": part.number, "process": part.name}
 
 
-def _transition(left: TcpState, reached: TcpState, count: int) -> dict[str, object]:
-    return {"from": left.token, "to": reached.token, "count": count}
+def _transition(left: TcpState | None, reached: TcpState, count: int) -> dict[str, object]:
+    return {"from": None if left is None else left.token, "to": reached.token, "count": count}
 
 
 def _time(state: TcpState, times: Times) -> dict[str, object]:
@@ -147,7 +147,7 @@ def summary_rows(summary: Summary) -> Iterator[tuple[Cell, ...]]:
                 format_time(summary.to_ns),
                 csv_cell(netns),
                 *(csv_cell(part.get(name)) for name in ("local_port", "pid", "process")),  # type: ignore[arg-type]
-                left.token,
+                "" if left is None else left.token,
                 reached.token,
                 count,
             )

@@ -155,12 +155,12 @@ def _group_of(element: Array) -> tuple[int, int]:
     return int(element["netns_cookie"]), int(element["member"])
 
 
-def _by_states(changes: Array) -> dict[tuple[TcpState, TcpState], int]:
+def _by_states(changes: Array) -> dict[tuple[TcpState | None, TcpState], int]:
     return {
-        (left, reached): int(changes[left * 16 + reached])
-        for left in LIFE_ORDER
+        (left, reached): int(changes[(left or 0) * 16 + reached])
+        for left in (*LIFE_ORDER, None)
         for reached in LIFE_ORDER
-        if changes[left * 16 + reached] > 0
+        if changes[(left or 0) * 16 + reached] > 0
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 import time
 
@@ -64,10 +65,11 @@ class ChangeRecorder:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.written = 0  # records
         self._known: dict[int, str] = {}
-        try:
-            self._file: BinaryIO = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by finish
+        try:  # what is there stays until something comes to take its place
+            self._file: BinaryIO = os.fdopen(
+                os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666), "wb", buffering=0
+            )
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
             raise cannot_write(path, error) from error
 
@@ -92,6 +94,8 @@ class ChangeRecorder:
                 if record.fields is not None
             ],
         }
+        if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+            os.ftruncate(self._file.fileno(), 0)
         self._write(FIRST_LINE + build_block(HEAD, json.dumps(head).encode()))
 
     def add(self, records: Array, clock_ns: int, names_of: Callable[[Iterable[int]], Mapping[int, str]]) -> None:
@@ -103,7 +107,6 @@ class ChangeRecorder:
         self._write(
             blocks + build_block(ROWS, clock_ns.to_bytes(_CLOCK_BYTES, sys.byteorder, signed=True) + records.tobytes())
         )
-        self.written += len(records)
 
     def lose(self, loss: Loss) -> None:
         """Keep that changes were lost."""
@@ -295,6 +298,9 @@ def _stored_dtype(size: int, fields: list[list[Any]], byte_order: str) -> np.dty
         formats.append(known[name].newbyteorder(order))
     if "at_ns" not in names or not 0 < _natural(size) <= 1 << 16:
         raise ValueError("a record without a time, or of no length")
+    ends = [0, *(offset + known[name].itemsize for offset, name in sorted(zip(offsets, names, strict=True)))]
+    if any(offset < end for offset, end in zip([*sorted(offsets), size], ends, strict=True)):
+        raise ValueError("the fields of a record overlap")  # few bytes would be many records
     return np.dtype({"names": names, "offsets": offsets, "formats": formats, "itemsize": size})
 
 
@@ -306,7 +312,7 @@ def _check_records(records: Array, clock_ns: int) -> None:
         or (records["to"] > _MOST_STATE).any()
         or not np.isin(records["family"], _FAMILIES).all()
         or (records["evidence"] >= len(EVIDENCE)).any()
-        or ("states" in (records.dtype.names or ()) and (records["states"] > _MOST_STATE).any())
+        or ("states" in (records.dtype.names or ()) and _has_wrong_states(records["states"]))
         or abs(clock_ns) >= 1 << 62
         or any(
             (records[name] >= 1 << 62).any()
@@ -316,6 +322,11 @@ def _check_records(records: Array, clock_ns: int) -> None:
     )
     if wrong:
         raise ValueError("a record has a state, a family or a time that there is not")
+
+
+def _has_wrong_states(states: Array) -> bool:
+    """Whether a path has a state that there is not, or one behind a gap."""
+    return bool((states > _MOST_STATE).any() or ((states[:, 1:] != 0) & (states[:, :-1] == 0)).any())
 
 
 def _natural(value: object) -> int:

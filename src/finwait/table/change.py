@@ -141,12 +141,13 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What happened in a namespace, or in a part of it. changes: how many by (from, to). times: by the state that was left.
-    netns: None for those that found no room, together. of: the part, None for the whole.
+    """What happened in a namespace, or in a part of it. changes: how many by (from, to); from is None where nobody saw the
+    connection before. times: by the state that was left. netns: None for those that found no room, together. of: the part, None
+    for the whole.
     """  # fmt: skip
 
     netns: Netns | None
-    changes: Mapping[tuple[TcpState, TcpState], int]
+    changes: Mapping[tuple[TcpState | None, TcpState], int]
     times: Mapping[TcpState, Times]
     of: Part | None = None
 

@@ -16,7 +16,7 @@ from finwait.text.messages import mark
 FIRST_LINE = b"finwait-changes/1\n"
 HEAD, NAMES, ROWS, LOSS, DONE = b"HEAD", b"NAME", b"ROWS", b"LOSS", b"DONE"
 FRAME = Struct("<4sIQ")
-MOST_BYTES = 1 << 31  # of a block: twice the largest --buffer
+MOST_BYTES = 1 << 25  # of a block, twice what a batch of whole lives takes
 DAMAGED = mark("the recording is damaged at offset {offset}: {reason}")
 NO_BLOCK = mark("there is no block")
 WRONG_SUM = mark("the block's checksum is wrong")

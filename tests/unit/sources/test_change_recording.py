@@ -57,7 +57,6 @@ def write(path: Path, dtype: np.dtype[Any] = CHANGE, tells: int = CHANGES) -> Ar
     provenance.add_notice(Notice("netns_not_read", "made up", missing="netns"))
     provenance.add_notice(Notice("bpf_fallback", "made up", incomplete=False))
     recorder.finish(provenance)
-    assert recorder.written == 5
     return rows
 
 
@@ -156,7 +155,8 @@ def with_head(path: Path, **changes: Any) -> None:
     [
         {"schema": "finwait.changes/9"}, {"tells": "nothing"}, {"byte_order": "middle"}, {"bytes": 0}, {"bytes": -88},
         {"bytes": 1 << 40}, {"fields": []}, {"fields": [["at_ns", 0, "u4"]]}, {"fields": [["at_ns", 1 << 70, "u8"]]},
-        {"fields": [["at_ns", 84, "u8"]]}, {"fields": 7}, {"namespaces": [{}]}, {"taken_from": 1e300}, {"host": 7},
+        {"fields": [["at_ns", 84, "u8"]]}, {"bytes": 10, "fields": [["at_ns", 0, "u8"], ["cookie", 2, "u8"]]},
+        {"fields": 7}, {"namespaces": [{}]}, {"taken_from": 1e300}, {"host": 7},
         {"namespaces": [{"cookie": -1, "inode": 1, "name": None}]},
     ],
     ids=str,
@@ -200,6 +200,38 @@ def test_a_value_that_no_change_has_is_refused(tmp_path: Path, name: str, value:
     recorder.close()
     with pytest.raises(ParseError, match="damaged"), ChangeRecording(str(tmp_path / "x")) as recording:
         list(recording)
+
+
+def test_a_path_with_a_gap_is_refused(tmp_path: Path) -> None:
+    recorder = ChangeRecorder(str(tmp_path / "x"))
+    recorder.begin(Provenance("bpf"), LIFETIMES, "", LIFETIME)
+    rows = records(3, LIFETIME)
+    rows["states"][1] = [0, 5, 0, 0, 0, 0, 0, 0]
+    recorder.add(rows, CLOCK_NS, names_of)
+    recorder.close()
+    with pytest.raises(ParseError, match="damaged"), ChangeRecording(str(tmp_path / "x")) as recording:
+        list(recording)
+
+
+def test_no_memory_is_taken_for_a_block_that_only_says_that_it_is_large(tmp_path: Path) -> None:
+    write(tmp_path / "x")
+    with (tmp_path / "x").open("ab") as file:
+        file.write(FRAME.pack(b"ROWS", 0, 1 << 30))
+    whole = (tmp_path / "x").read_bytes()
+    (tmp_path / "x").write_bytes(whole.replace(b"DONE", b"NEXT"))
+    with pytest.raises(ParseError, match="no block"), ChangeRecording(str(tmp_path / "x")) as recording:
+        list(recording)
+
+
+def test_what_was_there_stays_until_something_takes_its_place(tmp_path: Path) -> None:
+    write(tmp_path / "x")
+    before = (tmp_path / "x").read_bytes()
+    recorder = ChangeRecorder(str(tmp_path / "x"))
+    assert (tmp_path / "x").read_bytes() == before
+    recorder.begin(Provenance("bpf"), CHANGES, "", CHANGE)
+    recorder.finish(Provenance("bpf"))
+    with ChangeRecording(str(tmp_path / "x")) as recording:
+        assert list(recording) == []
 
 
 def test_what_cannot_be_opened_is_said(tmp_path: Path) -> None:
