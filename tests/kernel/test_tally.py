@@ -170,6 +170,18 @@ compare()
     assert found == [(count, 0), (count - 3, 3), (0, count)]
 
 
+def test_more_of_them_and_more_listeners_than_there_is_room_for_make_room(
+    population: Callable[..., Population],
+) -> None:
+    held = population(Group("LISTEN", 97), sysctls={"net.ipv4.tcp_fin_timeout": 60})
+    before = "import finwait.sources.tcp_events\nfinwait.sources.tcp_events.VISITED = 16\n" + ORPHANS
+    work = "accepted = orphans(101)\ncompare()\nevents = tally._events\ncompare()\nassert tally._events is events\n"
+    told = compared(held, before, work)
+    assert [counted == walked for counted, walked, _ in told] == [True, True]
+    assert {"tally_no_room"}.isdisjoint(code for _, _, codes in told for code in codes)
+    assert [counted["fin_wait_2"] for counted, _, _ in told] == [101, 101]
+
+
 def test_those_that_were_there_before_are_told_apart_too(population: Callable[..., Population]) -> None:
     held = population(Group("LISTEN", 1), sysctls={"net.ipv4.tcp_fin_timeout": 60})
     [[counted, walked, _]] = compared(held, ORPHANS + "accepted = orphans(23)\naccepted[0].close()\n", "compare()")

@@ -36,7 +36,7 @@ from finwait.wire.bpf_records import Layout, comm_text, global_value, globals_se
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from mmap import mmap
     from typing import Any
 
@@ -56,7 +56,7 @@ MOST_NAMESPACES = ENUMS["FINWAIT_MOST_PLACES"]  # of a tally
 CHECK_S = 1.0
 LOSSES = ("lost_changes", "lost_lives", "lost_minis", "lost_listeners")
 LEAST_LIVES = 1 << 16
-LISTENERS = 1 << 12  # a reading visits as many buckets
+VISITED = 1 << 12  # listeners, and orphans of a tally: a reading visits as many buckets, 20 ns each
 KEYS = ("netns_cookie", "member")
 RING_BYTES = 16 << 20
 TOGETHER, BY_LISTENER, BY_PROCESS = (ENUMS[f"FINWAIT_{name}"] for name in ("TOGETHER", "BY_LISTENER", "BY_PROCESS"))
@@ -70,8 +70,8 @@ class TcpEvents:
     wants: CHANGES, LIFETIMES, COUNTS, SOCKETS, one or more. request: which namespaces. owners: whether to learn who
     has the sockets. timers: whether to follow mini-sockets by their timers; without, half-open connections are inferred from
     what became of them, and what follows a FIN-WAIT-2 without a program, or TIME-WAIT, is not told. ring: bytes for what was
-    not read yet. members: how COUNTS are apart in a namespace, TOGETHER, BY_LISTENER or BY_PROCESS. listeners: room for so many
-    at least, of SOCKETS.
+    not read yet. members: how COUNTS are apart in a namespace, TOGETHER, BY_LISTENER or BY_PROCESS. rooms: elements of maps, where
+    a tally needs more than it has by itself.
 
     Raises NotSupported, NotPermitted, SourceError.
     """  # fmt: skip
@@ -89,10 +89,10 @@ class TcpEvents:
         timers: bool = True,
         ring: int = RING_BYTES,
         members: int = TOGETHER,
-        listeners: int = 0,
+        rooms: Mapping[str, int] | None = None,
     ) -> None:
         self.wants = wants
-        self._listeners = listeners
+        self._least_rooms = rooms or {}
         self._check_s = 0.0
         self.members = members
         self.processors = open_library().processors
@@ -152,10 +152,11 @@ class TcpEvents:
             "changes": ring if self.wants & CHANGES else LEAST_BYTES,
             "lifetimes": ring if self.wants & LIFETIMES else LEAST_BYTES,
             "lives": sockets,
-            "minis": sockets,
-            "listeners": max(self._listeners, LISTENERS if sockets == LEAST_LIVES else sockets),
+            "minis": VISITED if self.wants == SOCKETS else sockets,
+            "listeners": VISITED,
             "slots": self.processors,
             "paths": sockets if self.wants & LIFETIMES else 1,
+            **self._least_rooms,
             **{name: elements if self.wants & want else 1 for want, name, elements in self._sums()},
         }
 
@@ -280,9 +281,12 @@ class TcpEvents:
         content = self._object.read_section(".bss")
         return sum(global_value(OBJECT, content, name) for name in LOSSES)
 
-    def lost_listeners(self) -> int:
-        """How many of them found no room."""
-        return global_value(OBJECT, self._object.read_section(".bss"), "lost_listeners")
+    def wanted_rooms(self) -> dict[str, int]:
+        """Of the maps that a reading visits: elements that would have been enough, where they were not."""
+        content = self._object.read_section(".bss")
+        lost = {name: global_value(OBJECT, content, f"lost_{name}") for name in ("listeners", "minis")}
+        rooms = {name: max(self._least_rooms.get(name, 0), VISITED) for name in lost}
+        return {name: 4 * (rooms[name] + count) for name, count in lost.items() if count}
 
     def missed(self) -> int:
         """How many changes of full sockets the kernel has not run the program for: they are inferred, or not counted."""

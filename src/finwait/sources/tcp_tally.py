@@ -41,15 +41,15 @@ class Tally:
     def __init__(self, request: Request, by: tuple[str, ...] = BY_STATE) -> None:
         self._request = request
         self._by = by
-        self._listeners = 0
+        self._rooms: dict[str, int] = {}
         self._open()
 
-    def _open(self, listeners: int = 0) -> None:
+    def _open(self) -> None:
         self.notices: list[Notice] = []
         self._parts: dict[int, _Part] = {}
         self._known_lost = 0
         self._events = TcpEvents(
-            SOCKETS, self._request, Narrowing(), self.notices, owners=False, timers=False, listeners=listeners
+            SOCKETS, self._request, Narrowing(), self.notices, owners=False, timers=False, rooms=self._rooms
         )
         try:
             for place, netns in zip(self._events.places, self._events.netns, strict=True):
@@ -65,9 +65,9 @@ class Tally:
         snapshot = self._read(by or self._by)
         lost = self._events.lost()
         if self._events.missed() or lost > self._known_lost:
-            listeners = self._listeners = max(self._listeners, 4 * self._events.lost_listeners())
+            self._rooms |= self._events.wanted_rooms()
             self.close()
-            self._open(listeners)
+            self._open()
             snapshot = self._read(by or self._by)
             self._known_lost = self._events.lost()  # there is no more room: it is said, and not tried again
         return snapshot
