@@ -70,8 +70,8 @@ class TcpEvents:
     wants: CHANGES, LIFETIMES, COUNTS, SOCKETS, one or more. request: which namespaces. owners: whether to learn who
     has the sockets. timers: whether to follow mini-sockets by their timers; without, half-open connections are inferred from
     what became of them, and what follows a FIN-WAIT-2 without a program, or TIME-WAIT, is not told. ring: bytes for what was
-    not read yet. members: how COUNTS are apart in a namespace, TOGETHER, BY_LISTENER or BY_PROCESS. rooms: elements of maps, where
-    a tally needs more than it has by itself.
+    not read yet. members: how COUNTS are apart in a namespace, TOGETHER, BY_LISTENER or BY_PROCESS. rooms: elements of
+    maps, where a tally needs more than it has by itself.
 
     Raises NotSupported, NotPermitted, SourceError.
     """  # fmt: skip
