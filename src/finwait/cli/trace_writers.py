@@ -7,6 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 
 from finwait.cli import output
+from finwait.table.snapshot import Notice
 from finwait.text.escape import escape_foreign
 from finwait.text.messages import mark, translate
 
@@ -65,6 +66,12 @@ class Writer(ABC):
     def end(self) -> None:
         """No more comes."""
         self._say_notices(self.trace.provenance)
+
+    def _note_loss(self) -> None:
+        """Let a document say that it is not complete; text says each loss where it stands."""
+        if self.trace.lost:
+            arguments = {"count": self.trace.lost}
+            self.trace.provenance.add_notice(Notice("changes_lost", LOST, missing="changes", arguments=arguments))
 
 
 class _TextWriter(Writer):
@@ -170,6 +177,7 @@ class _NdjsonWriter(Writer):
     def end(self) -> None:
         from finwait.render.change_lines import end_document
 
+        self._note_loss()
         if self.begun:
             output.write_json(end_document(self.trace.provenance, self.trace.lost))
 
@@ -217,6 +225,7 @@ class _JsonWriter(Writer):
 
         from finwait.render.documents import provenance_document
 
+        self._note_loss()
         if self.begun:
             end = dumps({"lost": self.trace.lost, **provenance_document(self.trace.provenance)})
             output.write_chunks([f"\n], {end[1:]}\n".encode()])
