@@ -40,7 +40,7 @@ BOTH_ENDS = {
 
 def traced(held: Population, *arguments: str, work: tuple[str, ...]) -> list[dict[str, Any]]:
     """The records that a trace wrote while `work` was done in the same namespace."""
-    command = held.enter_command(*COMMAND, "trace", "--ndjson", *arguments)
+    command = held.enter_command(*COMMAND, "trace", "--ndjson", "--source", "bpf", *arguments)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["type"] == "ready"

@@ -133,11 +133,27 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     options = build_parser().parse(arguments)
     _check(options)
-    from finwait.cli.trace_writers import writer_of
+    with (
+        WhileAsleep() as interrupts
+    ):  # also while modules are imported: Python ends by SIGINT where that is interrupted
+        from finwait.cli.trace_writers import writer_of
+
+        trace = _trace(_question(options), options, interrupts)
+        writer = writer_of(options, trace, prints=_prints(options))
+        try:
+            _follow(trace, writer)
+        except KeyboardInterrupt:
+            writer.end()
+            raise
+        writer.end()
+    return 0
+
+
+def _question(options: Namespace) -> TraceQuestion:
     from finwait.sources.change_records import CHANGES, COUNTS, LIFETIMES
     from finwait.tracing import TraceQuestion
 
-    question = TraceQuestion(
+    return TraceQuestion(
         request_of(options),
         parse(options.filter),
         least_us=round(options.min_time * 1_000_000),
@@ -148,16 +164,6 @@ def run(arguments: Sequence[str]) -> int:
         source=options.source,
         by=options.by,
     )
-    with WhileAsleep() as interrupts:
-        trace = _trace(question, options, interrupts)
-        writer = writer_of(options, trace, prints=_prints(options))
-        try:
-            _follow(trace, writer)
-        except KeyboardInterrupt:
-            writer.end()
-            raise
-        writer.end()
-    return 0
 
 
 def _prints(options: Namespace) -> bool:
