@@ -111,7 +111,7 @@ class TcpEvents:
         )
         self.programs = tuple(name for name in chosen if name not in missing)
         runs = (*(("count_beside",) if wants & SOCKETS else ()), *(("check_minis",) if timers else ()),
-                *(("learn_reader",) if tells and owners else ()))  # fmt: skip
+                *(("learn_reader",) if tells else ()))  # fmt: skip
         self._runs = runs
         without = tuple(name for name in (*TIMERS, *RESETS, *CALLS, *RUN) if name not in (*self.programs, *runs))
         self._rings: dict[int, RingBuffer] = {}
