@@ -17,6 +17,7 @@ typedef int __s32;
 typedef long long __s64;
 
 #define SEC(name) __attribute__((section(name), used))
+#define GLOBAL __attribute__((noinline)) /* the verifier goes through it once, not at each call */
 #define UNUSED __attribute__((unused))
 #define KERNEL_TYPE __attribute__((preserve_access_index))
 #define STATIC_ASSERT_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type " has padding or has grown")
@@ -463,6 +464,58 @@ struct finwait_loose {
 STATIC_ASSERT_SIZE(struct finwait_loose, 48);
 
 /* -- what programs share */
+
+enum bpf_type_flag { /* include/linux/bpf.h; came with Linux 6.2, as bpf_rdonly_cast did */
+	MEM_RCU = 1,
+};
+extern void *bpf_rdonly_cast(const void *object, __u32 type) __attribute__((section(".ksyms"), weak));
+
+enum { /* of __builtin_preserve_field_info, __builtin_preserve_enum_value and __builtin_btf_type_id */
+	FIELD_OFFSET = 0,
+	FIELD_EXISTS = 2,
+	ENUM_VALUE_EXISTS = 0,
+	KERNELS_TYPE = 1,
+};
+#define OFFSET(type, field) __builtin_preserve_field_info(((type *)0)->field, FIELD_OFFSET)
+
+/* Whether a struct of which only the address is known can be read by loads; else by a call for each member. CO-RE makes a constant
+ * of it, and the verifier drops the other way. */
+#ifndef CAN_CAST
+#define CAN_CAST __builtin_preserve_enum_value(*(typeof(enum bpf_type_flag) *)MEM_RCU, ENUM_VALUE_EXISTS)
+#endif
+
+/* A member of a struct of which only the address is known; zeros where it cannot be read. */
+#define READ(pointer, field)                                                                                       \
+	({                                                                                                         \
+		typeof((pointer)->field) value;                                                                    \
+		if (CAN_CAST)                                                                                      \
+			value = ((typeof(*(pointer)) *)bpf_rdonly_cast(                                            \
+					 (pointer), __builtin_btf_type_id(*(pointer), KERNELS_TYPE)))             \
+					->field;                                                                   \
+		else                                                                                               \
+			bpf_probe_read_kernel((void *)&value, sizeof(value),                                       \
+					      (void *)__builtin_preserve_access_index(&(pointer)->field));         \
+		value;                                                                                             \
+	})
+
+/* What READ reads, as a number: the verifier knows of a pointer that it is one, and lets nobody look at its bits. */
+struct timespec64 {
+	__s64 tv_sec;
+} KERNEL_TYPE;
+#define READ_WORD(pointer, field)                                                                                  \
+	({                                                                                                         \
+		struct timespec64 *at = (void *)__builtin_preserve_access_index(&(pointer)->field);                \
+		(__u64)READ(at, tv_sec);                                                                           \
+	})
+
+/* An address as a number, which can be calculated with. */
+static inline __u64 number_of(const void *pointer)
+{
+	const void *volatile kept = pointer;
+	struct timespec64 *at = (void *)&kept;
+
+	return READ(at, tv_sec);
+}
 
 static inline __u16 swap16(__u16 port)
 {

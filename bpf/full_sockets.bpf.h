@@ -55,22 +55,17 @@ static inline int is_told_in_full(void)
 
 static inline void describe(struct finwait_change *change, struct sock *sk, struct finwait_life *life)
 {
-	struct tcp_sock *tp;
-
 	change->local_port = sk->__sk_common.skc_num;
-	if (!change->local_port) { /* a socket that is closed has given it back */
-		tp = bpf_skc_to_tcp_sock(sk);
-		if (tp)
-			change->local_port = swap16(tp->inet_conn.icsk_inet.inet_sport);
-	}
+	if (!change->local_port) /* a socket that is closed has given it back */
+		change->local_port = swap16(READ((struct inet_sock *)sk, inet_sport));
 	change->peer_port = swap16(sk->__sk_common.skc_dport);
 	if (is_told_in_full()) {
-		change->cookie = bpf_get_socket_cookie(sk);
+		change->cookie = cookie_of(&sk->__sk_common);
 		change->tgid = life->tgid;
 		copy_addresses(change->local_address, change->peer_address, &sk->__sk_common);
 		describe_cause(change, sk, life);
 	} else if (change->to == TCP_FIN_WAIT2 || change->to == TCP_CLOSING || change->to == TCP_CLOSE) {
-		change->cookie = bpf_get_socket_cookie(sk); /* its timewait socket will have it */
+		change->cookie = cookie_of(&sk->__sk_common); /* its timewait socket will have it */
 	}
 }
 
@@ -124,24 +119,25 @@ enum {
 	CHAIN = 128, /* sockets of one bucket that are looked at */
 };
 
-/* The timewait socket `cookie` in the chain of the established hash where the socket itself has been; NULL where there is none. It
+/* The timewait socket `cookie` in the chain of the established hash where the socket itself has been; 0 where there is none. It
  * was hashed before its connection was CLOSED (inet_twsk_hashdance_schedule). */
-static void *find_in_chain(struct inet_hashinfo *hashinfo, __u32 hash, __u64 cookie)
+GLOBAL __u64 find_in_chain(__u64 hashinfo_address, __u32 hash, __u64 cookie)
 {
+	struct inet_hashinfo *hashinfo = (void *)hashinfo_address;
 	struct inet_ehash_bucket *bucket = READ(hashinfo, ehash);
-	struct hlist_nulls_node *node;
 	struct sock_common *skc;
+	__u64 node;
 	int index;
 
 	bucket = (void *)bucket + (hash & READ(hashinfo, ehash_mask)) * __builtin_preserve_type_info(*bucket, 1);
-	node = READ(bucket, chain.first);
+	node = READ_WORD(bucket, chain.first);
 	for (index = 0; index < CHAIN; index++) {
-		if ((__u64)node & 1) /* the end of a nulls list */
+		if (node & 1) /* the end of a nulls list */
 			break;
-		skc = (void *)node - OFFSET(struct sock_common, skc_nulls_node);
+		skc = (void *)(node - OFFSET(struct sock_common, skc_nulls_node));
 		if (READ(skc, skc_state) == TCP_TIME_WAIT && READ(skc, skc_cookie.counter) == (__s64)cookie)
-			return skc;
-		node = READ(skc, skc_nulls_node.next);
+			return (__u64)skc;
+		node = READ_WORD(skc, skc_nulls_node.next);
 	}
 	if (index == CHAIN)
 		__sync_fetch_and_add(&lost_minis, 1);
@@ -152,8 +148,8 @@ static void *find_in_chain(struct inet_hashinfo *hashinfo, __u32 hash, __u64 coo
 static inline __u8 state_of_remainder(struct finwait_change *change, struct sock *sk)
 {
 	struct net *net = sk->__sk_common.skc_net.net;
-	struct inet_timewait_sock *tw =
-		find_in_chain(net->ipv4.tcp_death_row.hashinfo, sk->__sk_common.skc_hash, change->cookie);
+	struct inet_timewait_sock *tw = (void *)find_in_chain(number_of(net->ipv4.tcp_death_row.hashinfo),
+							      sk->__sk_common.skc_hash, change->cookie);
 	__u8 state = tw ? READ(tw, tw_substate) : TCP_CLOSE;
 	struct finwait_mini mini = {};
 
@@ -212,7 +208,7 @@ struct {
 
 static inline void mark_listener(struct sock *sk, int listens)
 {
-	__u64 key = (__u64)sk;
+	__u64 key = number_of(sk);
 	__u32 one = 1;
 
 	if (!listens)
@@ -225,15 +221,15 @@ static inline void mark_listener(struct sock *sk, int listens)
 
 static inline void keep_life(struct sock *sk, struct finwait_life *life, struct finwait_life *known)
 {
-	__u64 key = (__u64)sk;
+	__u64 key = number_of(sk);
 
 	if (life->state == TCP_CLOSE) {
 		if (known)
-			bpf_map_delete_elem(&lives, &key);
+			end_life(key);
 	} else if (known) {
 		*known = *life;
-	} else if (bpf_map_update_elem(&lives, &key, life, BPF_ANY)) {
-		__sync_fetch_and_add(&lost_lives, 1);
+	} else {
+		begin_life(key, life);
 	}
 }
 
@@ -270,9 +266,9 @@ static inline void count_only(struct finwait_change *change, struct sock *sk)
 	if (to == TCP_LISTEN || (from == TCP_LISTEN && to == TCP_CLOSE))
 		mark_listener(sk, to == TCP_LISTEN);
 	if (to == TCP_FIN_WAIT2)
-		bpf_get_socket_cookie(sk); /* a timewait socket of it has a copy, made before it is CLOSED */
+		cookie_of(&sk->__sk_common); /* a timewait socket of it has a copy, made before it is CLOSED */
 	if (to == TCP_CLOSE && from == TCP_FIN_WAIT2) {
-		change->cookie = bpf_get_socket_cookie(sk);
+		change->cookie = cookie_of(&sk->__sk_common);
 		state_of_remainder(change, sk);
 	}
 	if (from == TCP_CLOSE || (from == TCP_LISTEN && to == TCP_SYN_RECV))
@@ -300,7 +296,7 @@ int on_inet_sock_set_state(__u64 *ctx)
 		return 0;
 	}
 	change.at_ns = bpf_ktime_get_ns();
-	known = find_life((__u64)sk);
+	known = find_life(number_of(sk));
 	if (known && change.from != TCP_CLOSE)
 		life = *known;
 	if (change.from == TCP_LISTEN && change.to == TCP_SYN_RECV) {
@@ -352,7 +348,7 @@ int on_tcp_destroy_sock(__u64 *ctx)
 {
 	struct sock *sk = (struct sock *)ctx[0];
 	struct finwait_change change = {.to = TCP_CLOSE, .evidence = FINWAIT_INFERRED};
-	struct finwait_life *known = steady ? 0 : find_life((__u64)sk), life = {};
+	struct finwait_life *known = steady ? 0 : find_life(number_of(sk)), life = {};
 
 	if (!known)
 		return 0;
@@ -377,7 +373,7 @@ SEC("tp_btf/tcp_receive_reset")
 int on_tcp_receive_reset(__u64 *ctx)
 {
 	struct sock *sk = (struct sock *)ctx[0];
-	struct finwait_life *life = find_life((__u64)sk);
+	struct finwait_life *life = find_life(number_of(sk));
 
 	if (life)
 		life->hints |= FINWAIT_RST_RECEIVED;
@@ -392,7 +388,7 @@ int on_tcp_send_reset(__u64 *ctx)
 
 	if (!sk || sk->__sk_common.skc_state == TCP_TIME_WAIT || sk->__sk_common.skc_state == TCP_NEW_SYN_RECV)
 		return 0;
-	life = find_life((__u64)sk);
+	life = find_life(number_of(sk));
 	if (life && life->state != TCP_LISTEN)
 		life->hints |= FINWAIT_RST_SENT;
 	return 0;

@@ -73,34 +73,47 @@ static inline enum kind kind_of(__u64 function)
 enum {
 	HEAD = 192, /* bytes of struct sock_common that are enough for every member that is read */
 };
-#define OF_HEAD(head, field) (*(typeof(((struct sock_common *)0)->field) *)((head) + OFFSET(struct sock_common, field)))
+/* A member of the socket `skc`, of which `head` is a copy where members are not read by loads. */
+#define MEMBER(field)                                                                      \
+	({                                                                                 \
+		typeof(skc->field) member;                                                 \
+		if (CAN_CAST)                                                              \
+			member = READ(skc, field);                                         \
+		else                                                                       \
+			member = *(typeof(member) *)((__u8 *)head + OFFSET(struct sock_common, field)); \
+		member;                                                                    \
+	})
 
 /* Fills `change` from a socket of which only the address is known. Returns whether anybody wants it. */
 static int describe_mini(struct finwait_change *change, struct sock_common *skc, __u64 timer)
 {
-	__u64 words[HEAD / 8];
-	__u8 *head = (__u8 *)words;
+	struct in6_addr local, peer;
+	__u64 head[HEAD / 8];
 	struct net *net;
 
-	if (bpf_probe_read_kernel(words, sizeof(words), skc))
+	if (!CAN_CAST && bpf_probe_read_kernel(head, sizeof(head), skc))
 		return 0;
-	net = OF_HEAD(head, skc_net.net);
+	net = MEMBER(skc_net.net);
 	change->netns_cookie = READ(net, net_cookie);
-	change->family = OF_HEAD(head, skc_family);
+	change->family = MEMBER(skc_family);
 	if (!is_wanted_netns(change->netns_cookie) || (wanted_family && change->family != wanted_family))
 		return 0;
 	change->at_ns = bpf_ktime_get_ns();
 	change->object = timer;
-	change->cookie = OF_HEAD(head, skc_cookie.counter);
-	change->local_port = OF_HEAD(head, skc_num);
-	change->peer_port = swap16(OF_HEAD(head, skc_dport));
+	change->cookie = MEMBER(skc_cookie.counter);
+	change->local_port = MEMBER(skc_num);
+	change->peer_port = swap16(MEMBER(skc_dport));
 	change->hints = FINWAIT_NO_PROGRAM;
 	if (change->family == AF_INET6) {
-		__builtin_memcpy(change->local_address, &OF_HEAD(head, skc_v6_rcv_saddr), 16);
-		__builtin_memcpy(change->peer_address, &OF_HEAD(head, skc_v6_daddr), 16);
+		local = MEMBER(skc_v6_rcv_saddr);
+		peer = MEMBER(skc_v6_daddr);
+		__builtin_memcpy(change->local_address, &local, 16);
+		__builtin_memcpy(change->peer_address, &peer, 16);
 	} else {
-		__builtin_memcpy(change->local_address, &OF_HEAD(head, skc_rcv_saddr), 4);
-		__builtin_memcpy(change->peer_address, &OF_HEAD(head, skc_daddr), 4);
+		local.words[0] = MEMBER(skc_rcv_saddr);
+		peer.words[0] = MEMBER(skc_daddr);
+		__builtin_memcpy(change->local_address, &local, 4);
+		__builtin_memcpy(change->peer_address, &peer, 4);
 	}
 	return 1;
 }

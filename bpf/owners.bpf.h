@@ -21,16 +21,35 @@ struct {
 static __u32 reader_level; /* of the pid namespace in which processes are counted */
 static __u32 reader_pid_ns; /* its inode number */
 
+/* What was written to `names` last, and when: to write it once a second, so that it stays there, and when it changes. */
+struct written {
+	__u64 words[2]; /* of the name */
+	__u32 tgid;
+	__u32 moment;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1024); /* a power of two */
+	__type(key, __u32);
+	__type(value, struct written);
+} written_names SEC(".maps");
+
 static inline void remember_name(__u32 tgid, struct task_struct *task)
 {
-	union {
-		struct finwait_name name;
-		__u64 words[2];
-	} now = {}, *known = bpf_map_lookup_elem(&names, &tgid);
+	struct task_struct *leader = task->group_leader;
+	struct written now = {.tgid = tgid, .moment = bpf_jiffies64() >> 8}, *last;
+	__u32 number = tgid & 1023;
 
-	bpf_probe_read_kernel_str(now.name.comm, sizeof(now.name.comm), task->group_leader->comm);
-	if (!known || known->words[0] != now.words[0] || known->words[1] != now.words[1])
-		bpf_map_update_elem(&names, &tgid, &now, BPF_ANY);
+	now.words[0] = READ_WORD(leader, comm[0]);
+	now.words[1] = READ_WORD(leader, comm[8]);
+	last = bpf_map_lookup_elem(&written_names, &number);
+	if (last && last->tgid == tgid && last->moment == now.moment && last->words[0] == now.words[0] &&
+	    last->words[1] == now.words[1])
+		return;
+	bpf_map_update_elem(&names, &tgid, &now.words, BPF_ANY);
+	if (last)
+		*last = now;
 }
 
 /* Run by user space: processes are counted in its own pid namespace, not in the host's. */
@@ -86,7 +105,7 @@ static inline int is_call(struct sock *sk, __u8 from, __u8 to)
 
 static inline void own(struct sock *sk)
 {
-	struct finwait_life *life = find_life((__u64)sk);
+	struct finwait_life *life = find_life(number_of(sk));
 
 	if (life && !life->tgid)
 		life->tgid = running_tgid();

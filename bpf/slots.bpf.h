@@ -1,21 +1,11 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only
  *
- * What is remembered of sockets, and what one call of the kernel tells in two tracepoints.
+ * What is remembered of mini-sockets, and what one call of the kernel tells in two tracepoints.
  */
 #ifndef FINWAIT_SLOTS_BPF_H
 #define FINWAIT_SLOTS_BPF_H
 
-#include "tell.bpf.h"
-
-/* By address, from a socket's first change to its last; user space makes it large enough for the sockets that there are.
- * Storage of each socket would do without a limit, and costs three times as much. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1 << 16);
-	__type(key, __u64);
-	__type(value, struct finwait_life);
-} lives SEC(".maps");
+#include "lives.bpf.h"
 
 /* Timewait sockets of which their own memory does not tell enough: those in FIN_WAIT2, and those whose timer was set anew. */
 struct {
@@ -57,11 +47,6 @@ static inline struct slot *own_slot(void)
 	__u32 cpu = bpf_get_smp_processor_id();
 
 	return bpf_map_lookup_elem(&slots, &cpu);
-}
-
-static inline struct finwait_life *find_life(__u64 address)
-{
-	return bpf_map_lookup_elem(&lives, &address);
 }
 
 #endif

@@ -84,21 +84,6 @@ __u64 lost_minis; /* no room in `minis`: a change from FIN_WAIT2 to TIME_WAIT wi
 
 static __u32 last_place;
 
-/* A member of a struct of which only the address is known; zeros where it cannot be read. */
-#define READ(pointer, field)                                                                     \
-	({                                                                                       \
-		typeof((pointer)->field) value;                                                  \
-		bpf_probe_read_kernel((void *)&value, sizeof(value),                             \
-				      (void *)__builtin_preserve_access_index(&(pointer)->field)); \
-		value;                                                                           \
-	})
-
-enum { /* of __builtin_preserve_field_info */
-	FIELD_OFFSET = 0,
-	FIELD_EXISTS = 2,
-};
-#define OFFSET(type, field) __builtin_preserve_field_info(((type *)0)->field, FIELD_OFFSET)
-
 static inline int is_wanted_netns(__u64 cookie)
 {
 	int index;
@@ -254,9 +239,9 @@ static inline void move(__u64 netns_cookie, __u32 from, __u32 to)
 /* -- one by one */
 
 /* The kernel says that a change has happened. Returns whether nothing of it is lost. */
-static int tell(struct finwait_change *change)
+GLOBAL int tell(struct finwait_change *change)
 {
-	if (!is_wanted(change))
+	if (!change || !is_wanted(change))
 		return 1;
 	if (wants & FINWAIT_WANT_TOTALS)
 		count(change, 1);
@@ -268,22 +253,23 @@ static int tell(struct finwait_change *change)
 }
 
 /* The change that was told last of the same object has not happened; was_told: or was lost, which is no loss then. */
-static void take_back(struct finwait_change *change, int was_told)
+GLOBAL int take_back(struct finwait_change *change, int was_told)
 {
-	if (!is_wanted(change))
-		return;
+	if (!change || !is_wanted(change))
+		return 0;
 	if (wants & FINWAIT_WANT_TOTALS)
 		count(change, -1);
 	if (!(wants & FINWAIT_WANT_CHANGES))
-		return;
+		return 0;
 	if (!was_told) {
 		__sync_fetch_and_add(&lost_changes, -1);
-		return;
+		return 0;
 	}
 	change->hints |= FINWAIT_BACK;
 	if (bpf_ringbuf_output(&changes, change, sizeof(*change), BPF_RB_NO_WAKEUP))
 		__sync_fetch_and_add(&lost_changes, 1);
 	change->hints &= ~FINWAIT_BACK;
+	return 0;
 }
 
 #endif

@@ -37,8 +37,7 @@ static inline void seed_request(struct sock_common *skc)
 static inline void seed_full(struct sock_common *skc)
 {
 	struct finwait_life life = {.state = skc->skc_state, .hints = FINWAIT_COUNTED};
-	__u64 address = (__u64)bpf_skc_to_tcp_sock(skc);
-	long refused;
+	__u64 address = number_of(bpf_skc_to_tcp_sock(skc));
 
 	if (!address)
 		return;
@@ -46,11 +45,8 @@ static inline void seed_full(struct sock_common *skc)
 		mark_listener((void *)address, 1);
 	if (life.state == TCP_LISTEN)
 		remember_listener(skc->skc_net.net->net_cookie, skc->skc_num);
-	refused = bpf_map_update_elem(&lives, &address, &life, BPF_NOEXIST);
-	if (!refused)
+	if (!find_life(address) && begin_life(address, &life))
 		move(skc->skc_net.net->net_cookie, NOBODY, life.state);
-	else if (refused == -E2BIG)
-		__sync_fetch_and_add(&lost_lives, 1);
 }
 
 SEC("iter/tcp")
@@ -147,7 +143,7 @@ int seed_owners(struct bpf_iter__task_file *ctx)
 	sk = tcp_from_file(file);
 	if (!sk)
 		return 0;
-	life = find_life((__u64)sk);
+	life = find_life(number_of(sk));
 	if (!life || life->tgid)
 		return 0;
 	tgid = tgid_of(task);

@@ -151,6 +151,7 @@ def test_a_summary_is_of_the_ports_that_the_filter_names(population: Callable[..
 def test_a_summary_of_local_ports_has_the_begin_of_connect_too(population: Callable[..., Population]) -> None:
     """connect() has no port yet when it goes to SYN-SENT."""
     held = population(Group("LISTEN", 1))
+    held.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=20000 60999")
     summary, _ = traced(held, "--summary", "sport >= :20000 and dport = :3000", work=connections(23))
     assert {(row["from"], row["to"]): row["count"] for row in summary["transitions"]} == dict.fromkeys([
         ("closed", "syn_sent"), ("syn_sent", "established"), ("established", "fin_wait_1"), ("fin_wait_1", "fin_wait_2"),

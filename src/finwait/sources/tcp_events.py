@@ -148,10 +148,12 @@ class TcpEvents:
     def _rooms(self, request: Request, ring: int) -> dict[str, int]:
         """Elements of each map, bytes of each ring; next to nothing for what is not wanted."""
         sockets = max(LEAST_LIVES, 1 << (2 * allocated_sockets(request.roots.proc)).bit_length())
+        self._buckets = sockets // 4  # of five
         return {
             "changes": ring if self.wants & CHANGES else LEAST_BYTES,
             "lifetimes": ring if self.wants & LIFETIMES else LEAST_BYTES,
-            "lives": sockets,
+            "lives": self._buckets,
+            "more_lives": sockets,
             "minis": VISITED if self.wants == SOCKETS else sockets,
             "listeners": VISITED,
             "slots": self.processors,
@@ -208,6 +210,7 @@ class TcpEvents:
             "peer_ports": np.asarray(narrowing.peer_ports, np.uint32).tobytes(),
             "room": self._places,
             "processors": self.processors,
+            "bucket_shift": 65 - self._buckets.bit_length(),
             "members": self.members,
             "time_wait_ns": TIME_WAIT_NS,
         }
