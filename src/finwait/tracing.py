@@ -20,7 +20,7 @@ from finwait.query.expression import Filter
 from finwait.query.narrowing import accepted_changes, check_testable, is_exact, port_range, state_mask
 from finwait.sources.change_columns import batch_of, lifetimes_of, totals_of
 from finwait.sources.change_narrowing import Narrowing
-from finwait.sources.change_order import SETTLED_NS, settle
+from finwait.sources.change_order import SETTLED_NS, by_time, settle, split_at
 from finwait.sources.change_records import CHANGES, COUNTS, join_records, take_records
 from finwait.sources.choice import may_load_bpf
 from finwait.sources.tcp_events import BY_LISTENER, BY_PROCESS, RING_BYTES, TOGETHER, TcpEvents
@@ -273,10 +273,10 @@ class Trace:
     def _settled(self, records: Array, before_ns: int | None) -> Array:
         if self._held is not None and len(self._held):
             records = join_records([self._held, records])
-        if self.question.tells != CHANGES:
-            self._held = None
-            return records
-        settled, self._held = settle(records, before_ns)
+        if self.question.tells == CHANGES:
+            settled, self._held = settle(records, before_ns)
+        else:
+            settled, self._held = split_at(by_time(records), before_ns)
         return settled
 
     def _tell(self, events: Events, records: Array) -> Batch | None:

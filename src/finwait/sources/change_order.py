@@ -1,4 +1,4 @@
-"""Records of the kernel's ring in the order in which things happened, and without what did not happen after all."""
+"""Records of the kernel's rings in the order in which things happened, and without what did not happen after all."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ TIME_WAIT, SYN_RECV, SYN_SENT = int(TcpState.TIME_WAIT), int(TcpState.SYN_RECV),
 
 
 def settle(records: Array, before_ns: int | None) -> tuple[Array, Array]:
-    """(what has happened until `before_ns`, by time; what is held until it is told in order) of `records`, in the order of the
-    ring. None: hold nothing.
+    """(what has happened until `before_ns`, by time; what is held until it is told in order) of `records`, in the order
+    of their ring where they have one time. None: hold nothing.
 
     The timer of a mini-socket that was deleted may be set anew at once: then the change has not happened, and the next record
-    of that object takes it back.
+    of that object, of the same time, takes it back.
     """
+    records = by_time(records)
     hints = records["hints"]
     told = np.ones(len(records), dtype=np.bool_)
     backs = np.flatnonzero(hints & BACK)
@@ -38,10 +39,23 @@ def settle(records: Array, before_ns: int | None) -> tuple[Array, Array]:
         told[backs] = False
         told[_taken_back(records, backs)] = False
     mark_reuse(records, np.flatnonzero(told & (hints & GONE != 0) & (records["from"] == TIME_WAIT)))
-    late = np.zeros(len(records), dtype=np.bool_) if before_ns is None else records["at_ns"] > before_ns
-    rows = np.flatnonzero(told & ~late)
-    in_order = rows[np.argsort(records["at_ns"][rows], kind="stable")]
-    return take_records(records, in_order), take_records(records, told & late)
+    if len(backs):
+        records = take_records(records, told)
+    return split_at(records, before_ns)
+
+
+def by_time(records: Array) -> Array:
+    """The records in the order of their times."""
+    at_ns = np.ascontiguousarray(records["at_ns"])
+    return records if (at_ns[1:] >= at_ns[:-1]).all() else take_records(records, np.argsort(at_ns, kind="stable"))
+
+
+def split_at(records: Array, before_ns: int | None) -> tuple[Array, Array]:
+    """(those until `before_ns`, the others) of records in the order of their times. None: all, none."""
+    count = len(records)
+    if before_ns is not None:
+        count = int(np.searchsorted(records["at_ns"], np.uint64(max(before_ns, 0)), "right"))
+    return records[:count], records[count:]
 
 
 def _taken_back(records: Array, backs: Array) -> list[int]:
@@ -60,34 +74,36 @@ def _taken_back(records: Array, backs: Array) -> list[int]:
 
 def mark_reuse(records: Array, ended: Array) -> None:
     """Mark those of the rows `ended`, ends of TIME_WAIT, that a new connection of the same two ends has brought about."""
-    begun = np.flatnonzero(np.isin(records["to"], (SYN_RECV, SYN_SENT)))
+    reached = records["to"]
+    begun = np.flatnonzero((reached == SYN_RECV) | (reached == SYN_SENT))
     if not len(ended) or not len(begun):
         return
-    hashes = _hashes(records, begun)
+    begins = take_records(records, begun)
+    hashes = _hashes(begins)
     order = np.argsort(hashes)
-    begun, hashes = begun[order], hashes[order]
-    wanted = _hashes(records, ended)
+    begins, hashes = take_records(begins, order), hashes[order]
+    ends = take_records(records, ended)
+    wanted = _hashes(ends)
     first, last = (np.searchsorted(hashes, wanted, side) for side in ("left", "right"))
     for number in range(min(int((last - first).max()), MOST_BEGINS)):
-        has_more = first + number < last
-        rows, begins = ended[has_more], begun[(first + number)[has_more]]
-        same = np.ones(len(rows), dtype=np.bool_)
+        places = np.flatnonzero(first + number < last)
+        one, other = take_records(ends, places), take_records(begins, (first + number)[places])
+        same = np.ones(len(places), dtype=np.bool_)
         for name in ENDS:
-            equal = records[name][rows] == records[name][begins]
-            same &= equal if equal.ndim == 1 else equal.all(axis=1)
-        rows, begins = rows[same], begins[same]
-        is_call = records["to"][begins] == SYN_SENT
-        after_ns = records["at_ns"][begins].astype(np.int64) - records["at_ns"][rows].astype(np.int64)
+            same &= np.all(one[name] == other[name], axis=tuple(range(1, one[name].ndim)))
+        rows, one, other = ended[places[same]], one[same], other[same]
+        is_call = other["to"] == SYN_SENT
+        after_ns = other["at_ns"].astype(np.int64) - one["at_ns"].astype(np.int64)
         after_ns[is_call] *= -1  # connect() has begun when it takes the place
         at_once = (after_ns >= 0) & (after_ns <= AT_ONCE_NS)
         records["hints"][rows[at_once]] |= np.where(is_call[at_once], REUSED | IN_CALL, REUSED).astype(np.uint16)
 
 
-def _hashes(records: Array, rows: Array) -> Array:
+def _hashes(records: Array) -> Array:
     """Of what tells a connection from every other of its time: namespace, addresses and ports."""
-    found = np.zeros(len(rows), dtype=np.uint64)
+    found = np.zeros(len(records), dtype=np.uint64)
     for name in ENDS:
-        column = records[name][rows]
+        column = records[name]
         for part in column.view(np.uint64).T if column.ndim == 2 else (column,):
             found = (found ^ part.astype(np.uint64)) * SPREAD
             found ^= found >> np.uint64(32)

@@ -100,7 +100,7 @@ class ChangeRecorder:
 
     def add(self, records: Array, clock_ns: int, names_of: Callable[[Iterable[int]], Mapping[int, str]]) -> None:
         """Keep `records`, and the names of their processes that are new."""
-        names = names_of(number for number in np.unique(records["tgid"]).tolist() if number)
+        names = names_of(number for number in set(records["tgid"].tolist()) if number)
         new = {tgid: name for tgid, name in names.items() if self._known.get(tgid) != name}
         blocks = build_block(NAMES, json.dumps(new).encode()) if new else b""
         self._known.update(new)
