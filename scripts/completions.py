@@ -12,6 +12,7 @@ from finwait.query.words import AND_WORDS, NOT_WORDS, OR_WORDS, STATE_WORDS, TES
 from finwait.table.columns import COLUMNS, TIMER_NAMES
 from finwait.tcp.state import state_words
 from finwait.tcp.timers import TIMERS
+from finwait.tcp.transitions import EVENTS
 from finwait.text.messages import LANGUAGES
 from scripts.commands import COMMANDS, SUMMARIES, build_parser, option_groups, takes_filter
 
@@ -70,6 +71,7 @@ def _render_bash() -> str:
         states=" ".join(state_words()),
         timers=" ".join(TIMER_NAMES),
         explained_timers=" ".join(TIMERS),
+        explained_events=" ".join(EVENTS),
         columns=" ".join(column.name for column in COLUMNS),
         words=" ".join(_filter_words()),
         state_cases="|".join(f"*:{word}" for word in STATE_WORDS),
@@ -150,6 +152,7 @@ _finwait() {{
   [[ $COMP_CWORD -gt 1 && ${{COMP_WORDS[COMP_CWORD-2]}} == --@(by|sort|columns) ]] && previous=
   case $command:$previous in
 {values}
+    explain:why) _finwait_reply "$(compgen -W '{explained_events}' -- "$current")" ;;
     explain:timer) _finwait_reply "$(compgen -W '{explained_timers}' -- "$current")" ;;
     {state_cases}) _finwait_reply "$(compgen -W '{states}' -- "$current")" ;;
     *:timer) _finwait_reply "$(compgen -W '{timers}' -- "$current")" ;;
@@ -157,7 +160,7 @@ _finwait() {{
       if [[ $current == -* ]]; then
         _finwait_reply "$(compgen -W "$options" -- "$current")"
       elif [[ $command == explain ]]; then
-        _finwait_reply "$(compgen -W '{states} transition timer' -- "$current")"
+        _finwait_reply "$(compgen -W '{states} transition timer why' -- "$current")"
       elif [[ $command == @({without_filter}) ]]; then
         COMPREPLY=()
       elif (( COMP_CWORD == 1 )); then
@@ -182,6 +185,7 @@ def _render_zsh() -> str:
         states=" ".join(state_words()),
         timers=" ".join(TIMER_NAMES),
         explained_timers=" ".join(TIMERS),
+        explained_events=" ".join(EVENTS),
         columns="\n".join(f"    {_quote(f'{c.name}[{_zsh_text(c.description)}]')}" for c in COLUMNS),
         words=" ".join(_filter_words()),
         state_cases="|".join(STATE_WORDS),
@@ -257,7 +261,8 @@ _finwait_filter() {{
 _finwait_explained() {{
   case $words[CURRENT-1] in
     timer) compadd -- {explained_timers} ;;
-    *) compadd -- {states} transition timer ;;
+    why) compadd -- {explained_events} ;;
+    *) compadd -- {states} transition timer why ;;
   esac
 }}
 

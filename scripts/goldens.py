@@ -51,6 +51,8 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "explain_state.json": (EXPLAINED, ("explain", "FIN_WAIT2", "--json")),
     "explain_state.zh_CN.json": (EXPLAINED, ("explain", "FIN_WAIT2", "--json", "--no-counts", "--lang", "zh")),
     "explain_timers.txt": (EXPLAINED, ("explain", "timer")),
+    "explain_why.txt": (EXPLAINED, ("explain", "why")),
+    "explain_why.zh_CN.txt": (EXPLAINED, ("explain", "why", "rcv_ack_of_fin", "--lang", "zh")),
     "explain_timers.zh_CN.txt": (EXPLAINED, ("explain", "timer", "--lang", "zh")),
     "explain_transition.txt": (EXPLAINED, ("explain", "transition", "established", "fin_wait_1")),
     "explain_transition.zh_CN.txt": (EXPLAINED, ("explain", "transition", "established", "time-wait", "--lang", "zh")),

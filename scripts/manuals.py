@@ -42,8 +42,24 @@ OVERVIEW = (
     "the kernel's sock_diag, needs no privilege for the own network namespace, and changes nothing. A first word that is no",
     "command means count.",
 )
+MORE_EXAMPLES = (
+    ("finwait count --watch 1 --csv", "the counts of every second, with their time"),
+    ("finwait diagram", "the state diagram with the counts of this host"),
+    ("finwait diagram --rates 10 --format svg", "the same with the changes a second on its arrows"),
+    ("finwait doctor", "what is wrong, with evidence and what helps"),
+    ("finwait explain transition fin-wait-2 closed", "everything that leads from one state to another"),
+    ("finwait explain why rcv_rst", "what a word of the column WHY means"),
+    ("finwait lab CLOSE_WAIT=23 -- finwait", "count 23 connections in CLOSE-WAIT, in a namespace of their own"),
+    ("finwait ports", "how much of the ephemeral range each destination has used"),
+    ("finwait trace sport = :443", "every change of the connections of port 443"),
+    ("finwait trace --lifetimes --min-time 5", "whole connections of five seconds or more, at their end"),
+    ("finwait trace --summary --every 10 --by listener", "changes and times of each listening port, every ten seconds"),
+    ("finwait trace --record changes.fwt --for 60", "keep the changes of a minute"),
+    ("finwait trace --read changes.fwt --summary state time-wait", "and sum them up later"),
+    ("finwait selftest", "whether finwait, ss and netstat agree here"),
+)
 SEE_ALSO = "ss(8), netstat(8), tcp(7), sock_diag(7), network_namespaces(7), ip-netns(8)"
-_MARKUP = re.compile(r"\*\*(.+?)\*\*|`(.+?)`|\[([^]]+)\]\([^)]+\)")
+_MARKUP = re.compile(r"\*\*(.+?)\*\*|`(.+?)`|\[([^]]+)\]\(([^)#]+)[^)]*\)")
 
 
 def generate(root: Path, drafts: dict[Path, str]) -> dict[Path, str]:
@@ -83,12 +99,12 @@ def _escape(text: str) -> str:
 
 
 def _inline(text: str) -> str:
-    """Markdown's bold, code and links as roff."""
+    """Markdown's bold, code and links as roff; a link names the page."""
     parts, at = [], 0
     for match in _MARKUP.finditer(text):
         parts += [_escape(text[at : match.start()])]
         bold = match[1] or match[2]
-        parts += [f"\\fB{_escape(bold)}\\fR" if bold else _escape(match[3])]
+        parts += [f"\\fB{_escape(bold)}\\fR" if bold else _escape(f"{match[3]} (docs/{match[4]})")]
         at = match.end()
     line = "".join([*parts, _escape(text[at:])])
     return "\\&" + line if line.startswith((".", "'")) else line
@@ -165,7 +181,7 @@ def _tagged(entries: tuple[tuple[str, str], ...]) -> Iterator[str]:
 
 
 def _examples(command: str | None) -> Iterator[str]:
-    for line, meaning in EXAMPLES:
+    for line, meaning in (*EXAMPLES, *(() if command is None else MORE_EXAMPLES)):
         second = line.split()[1] if " " in line else "count"
         name = second if second in COMMANDS else "count"
         if command is None or name == command:

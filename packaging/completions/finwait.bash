@@ -57,6 +57,7 @@ _finwait() {
     *:--as) _finwait_reply "$(compgen -W 'client server' -- "$current")" ;;
     *:--min-severity) _finwait_reply "$(compgen -W 'info warning critical' -- "$current")" ;;
     trace:--by) _finwait_reply "$(compgen -W 'listener process' -- "$current")" ;;
+    explain:why) _finwait_reply "$(compgen -W 'passive_open active_open send close shutdown_write abort close_unread listener_closed destroy rcv_syn rcv_syn_fast_open rcv_syn_ack rcv_ack_of_syn rcv_ack_of_cookie rcv_ack rcv_data rcv_data_after_close rcv_fin rcv_fin_ack rcv_ack_of_fin rcv_rst timeout_syn timeout_syn_ack timeout_resend timeout_retransmit timeout_keepalive timeout_fin_wait_2 timeout_time_wait out_of_resources too_many_time_wait' -- "$current")" ;;
     explain:timer) _finwait_reply "$(compgen -W 'syn_retries synack_retries defer_accept retransmit user_timeout persist keepalive delayed_ack orphan_retries fin_wait_2 time_wait' -- "$current")" ;;
     *:state|*:exclude|*:excl) _finwait_reply "$(compgen -W 'ESTABLISHED ESTAB established SYN-SENT syn-sent SYN_SENT syn_sent sync_send sync_sent SYN-RECEIVED SYN-RECV syn-recv SYN_RECV syn_recv syn_received syn_rcvd sync_received sync_recv new_syn_recv FIN-WAIT-1 fin-wait-1 FIN_WAIT1 fin_wait1 fin_wait_1 FIN-WAIT-2 fin-wait-2 FIN_WAIT2 fin_wait2 fin_wait_2 TIME-WAIT time-wait TIME_WAIT time_wait CLOSED UNCONN closed CLOSE close unconnected CLOSE-WAIT close-wait CLOSE_WAIT close_wait LAST-ACK last-ack LAST_ACK last_ack LISTEN listening listen CLOSING closing all connected synchronized bucket big bound-inactive' -- "$current")" ;;
     *:timer) _finwait_reply "$(compgen -W 'none on keepalive time_wait persist delayed_ack' -- "$current")" ;;
@@ -64,7 +65,7 @@ _finwait() {
       if [[ $current == -* ]]; then
         _finwait_reply "$(compgen -W "$options" -- "$current")"
       elif [[ $command == explain ]]; then
-        _finwait_reply "$(compgen -W 'ESTABLISHED ESTAB established SYN-SENT syn-sent SYN_SENT syn_sent sync_send sync_sent SYN-RECEIVED SYN-RECV syn-recv SYN_RECV syn_recv syn_received syn_rcvd sync_received sync_recv new_syn_recv FIN-WAIT-1 fin-wait-1 FIN_WAIT1 fin_wait1 fin_wait_1 FIN-WAIT-2 fin-wait-2 FIN_WAIT2 fin_wait2 fin_wait_2 TIME-WAIT time-wait TIME_WAIT time_wait CLOSED UNCONN closed CLOSE close unconnected CLOSE-WAIT close-wait CLOSE_WAIT close_wait LAST-ACK last-ack LAST_ACK last_ack LISTEN listening listen CLOSING closing all connected synchronized bucket big bound-inactive transition timer' -- "$current")"
+        _finwait_reply "$(compgen -W 'ESTABLISHED ESTAB established SYN-SENT syn-sent SYN_SENT syn_sent sync_send sync_sent SYN-RECEIVED SYN-RECV syn-recv SYN_RECV syn_recv syn_received syn_rcvd sync_received sync_recv new_syn_recv FIN-WAIT-1 fin-wait-1 FIN_WAIT1 fin_wait1 fin_wait_1 FIN-WAIT-2 fin-wait-2 FIN_WAIT2 fin_wait2 fin_wait_2 TIME-WAIT time-wait TIME_WAIT time_wait CLOSED UNCONN closed CLOSE close unconnected CLOSE-WAIT close-wait CLOSE_WAIT close_wait LAST-ACK last-ack LAST_ACK last_ack LISTEN listening listen CLOSING closing all connected synchronized bucket big bound-inactive transition timer why' -- "$current")"
       elif [[ $command == @(explain|doctor|ports|selftest|capabilities) ]]; then
         COMPREPLY=()
       elif (( COMP_CWORD == 1 )); then

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from finwait.errors import UsageError
+from finwait.query.narrowing import is_exact
 from finwait.sources.change_columns import totals_of
 from finwait.sources.change_recording import ChangeRecording
 from finwait.sources.change_records import CHANGES, COUNTS, LIFETIMES, take_records
@@ -14,7 +15,7 @@ from finwait.table.snapshot import Provenance
 from finwait.tracing import wanted_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from finwait.table.batch import Array, Batch
     from finwait.tracing import TraceQuestion
@@ -68,9 +69,6 @@ class Replay:
             yield take_records(records, narrowing.accepts(records)), clock_ns
 
     def _rows(self, recording: ChangeRecording) -> Iterator[Batch | Loss]:
-        def names_of(tgids: Iterable[int]) -> dict[int, str]:
-            return {tgid: recording.names[tgid] for tgid in tgids if tgid in recording.names}
-
         for item in self._items(recording):
             if isinstance(item, Loss):
                 yield item
@@ -78,7 +76,7 @@ class Replay:
             records, clock_ns = item
             if not len(records):
                 continue
-            _, batch = wanted_rows(self.question, records, clock_ns, recording.provenance.netns, names_of)
+            _, batch = wanted_rows(self.question, records, clock_ns, recording.provenance.netns, recording.names_of)
             if self.most is not None:
                 batch = batch.head(self.most - self.told)
             self.told += batch.length
@@ -89,11 +87,16 @@ class Replay:
 
     def _sum(self, recording: ChangeRecording) -> Iterator[Summary | Loss]:
         sums, end_ns = ChangeSums(), 0
+        is_whole = is_exact(self.question.wanted)
         for item in self._items(recording):
             if isinstance(item, Loss):
                 yield item
                 continue
             records, clock_ns = item
+            if not is_whole:
+                records, _ = wanted_rows(
+                    self.question, records, clock_ns, recording.provenance.netns, recording.names_of
+                )
             sums.add(records)
             self.told += len(records)
             if len(records):

@@ -21,7 +21,7 @@ from finwait.query.narrowing import accepted_changes, check_testable, is_exact, 
 from finwait.sources.change_columns import batch_of, lifetimes_of, totals_of
 from finwait.sources.change_narrowing import Narrowing
 from finwait.sources.change_order import SETTLED_NS, by_time, settle, split_at
-from finwait.sources.change_records import CHANGES, COUNTS, join_records, take_records
+from finwait.sources.change_records import CHANGES, COUNTS, LIFETIMES, join_records, take_records
 from finwait.sources.choice import may_load_bpf
 from finwait.sources.tcp_events import BY_LISTENER, BY_PROCESS, RING_BYTES, TOGETHER, TcpEvents
 from finwait.table.batch import ROWS_PER_BATCH, Batch
@@ -84,7 +84,8 @@ class TraceQuestion:
     """What is asked. request: where. wanted: which changes. least_us: time in the state that is left (of whole lives: from
     begin to end). owners: whether to learn who has the sockets. ring_bytes: for what was not read yet. tells: CHANGES one by
     one, LIFETIMES (a connection at its end) or COUNTS (summaries, at the end and every `every_s`). source: bpf, sock_diag, or
-    auto: sock_diag where BPF cannot be had. by: how COUNTS are apart in a namespace, listener or process.
+    auto: sock_diag where BPF cannot be had. by: how COUNTS are apart in a namespace, listener or process; BPF only.
+    is_recorded: not the kernel is asked, so that every filter can be tested.
 
     Raises UsageError for a filter of what a change does not tell, or what is counted in the kernel cannot be tested by.
     """
@@ -103,12 +104,17 @@ class TraceQuestion:
         every_s: float | None = None,
         source: str = "auto",
         by: str | None = None,
+        is_recorded: bool = False,
     ) -> None:
+        if by is not None and source == "sock_diag":
+            raise UsageError(
+                "sums by {by} are counted by BPF only: they do not go with --source {source}", by=by, source=source
+            )
         self.request = request
         self.by = by
         self.wanted = wanted or Filter()
         check_testable(self.wanted)
-        if tells == COUNTS and not is_exact(self.wanted):
+        if tells == COUNTS and not is_recorded and not is_exact(self.wanted):
             raise UsageError(
                 "what is counted in the kernel can be chosen by family, ports and states only: {text}",
                 text=self.wanted.text,
@@ -136,7 +142,8 @@ class TraceQuestion:
 
 def open_events(question: TraceQuestion, notices: list[Notice]) -> Events:
     """Who tells what `question` asks, begun. Raises NotSupported, NotPermitted, SourceError."""
-    if question.source != "sock_diag" and (question.source == "bpf" or may_load_bpf()):
+    insists = question.source == "bpf" or question.by is not None
+    if question.source != "sock_diag" and (insists or may_load_bpf()):
         try:
             return TcpEvents(
                 question.tells,
@@ -148,11 +155,9 @@ def open_events(question: TraceQuestion, notices: list[Notice]) -> Events:
                 members=_MEMBERS[question.by],
             )
         except (NotSupported, NotPermitted, SourceError) as error:
-            if question.source == "bpf":
+            if insists:
                 raise
             notices.append(Notice("bpf_fallback", WITHOUT_BPF, incomplete=False, arguments={"reason": error}))
-    if question.by is not None:
-        raise NotSupported("sums by {by} are counted by BPF only", by=question.by)
     from finwait.sources.diag_events import DiagEvents
 
     return DiagEvents(question.tells, question.request, question.narrowing(), notices, owners=question.owners)
@@ -167,7 +172,7 @@ def wanted_rows(
 ) -> tuple[Array, Batch]:
     """Those of `records` that the whole filter accepts, and the same as a batch."""
     wanted = question.wanted
-    if question.tells == CHANGES:
+    if question.tells != LIFETIMES:
         batch = batch_of(records, clock_ns, netns, names_of)
         accepted = accepted_changes(wanted, batch)
     else:

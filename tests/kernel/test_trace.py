@@ -1131,8 +1131,15 @@ def test_ctrl_c_at_any_moment_ends_it_with_nothing_or_a_whole_document() -> None
 
 
 def test_nobody_is_refused_in_one_line() -> None:
-    said = refusal(5, "trace", "--source", "bpf", "--for", "0.1", before=WITHOUT)
-    assert said.startswith("BPF is not permitted here (")
+    for arguments in (("--source", "bpf"), ("--summary", "--by", "listener"), ("--summary", "--by", "process")):
+        said = refusal(5, "trace", *arguments, "--for", "0.1", before=WITHOUT)
+        assert said.startswith("BPF is not permitted here (")
+
+
+def test_what_cannot_be_is_refused_in_one_line() -> None:
+    said = refusal(2, "trace", "--summary", "--by", "listener", "--source", "sock_diag")
+    assert said.startswith("sums by listener are counted by BPF only")
+    assert refusal(2, "trace", "--for", "-1").startswith("'-1' is no number of seconds")
 
 
 # -- nothing stays, nothing is lost unsaid

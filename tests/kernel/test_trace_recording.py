@@ -105,6 +105,11 @@ def test_a_recording_is_summed_up_and_filtered_as_what_happens_is(held: Populati
     assert steps(found) == times(COUNT, "fin_wait_2>time_wait")
     assert len(changes(replayed(path, "--ndjson", "--count", "7").stdout)) == 7
     assert len(changes(replayed(path, "--ndjson", "-6").stdout)) == 0
+    either = "state time-wait dport = :3000 or process = nobody"  # which the kernel could not test
+    summary, _ = [json.loads(line) for line in replayed(path, "--summary", "--ndjson", either).stdout.splitlines()[1:]]
+    assert {(row["from"], row["to"]): row["count"] for row in summary["transitions"]} == {
+        ("fin_wait_2", "time_wait"): COUNT
+    }
 
 
 def test_it_ends_after_so_many_changes(held: Population, tmp_path: Path) -> None:
@@ -116,6 +121,25 @@ def test_it_ends_after_so_many_changes(held: Population, tmp_path: Path) -> None
         _, said = process.communicate(timeout=20)
     assert (process.returncode, said.startswith(b"finwait: 37 changes were written")) == (0, True)
     assert len(changes(replayed(path, "--ndjson").stdout)) == 37
+
+
+def test_standard_output_can_have_the_recording(held: Population, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    command = held.enter_command(*COMMAND, "trace", "--record", "-")
+    with (
+        path.open("wb") as file,
+        subprocess.Popen(command, stdout=file, stderr=subprocess.PIPE, env=ENVIRONMENT) as process,
+    ):
+        assert await_condition(lambda: path.stat().st_size > len(FIRST_LINE), 20)
+        held.run(*connections(COUNT))
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    rows = changes(replayed(path, "--ndjson").stdout)
+    assert steps(rows)["fin_wait_2>time_wait"] == COUNT
+    assert (
+        said
+        == f"finwait: {len(rows)} changes were written to standard output; 'finwait trace --read' tells them\n".encode()
+    )
 
 
 def test_sigterm_ends_it_whole(held: Population, tmp_path: Path) -> None:
@@ -141,8 +165,10 @@ def test_a_full_disk_is_one_line_and_what_was_written_is_readable(held: Populati
     size = 3 * COUNT * CHANGE.itemsize
     live = recorded(held, path, before=("prlimit", f"--fsize={size}", "--"))
     assert (live.returncode, live.stdout) == (6, b"")
-    assert live.stderr == f"finwait: cannot write {path}: File too large\n".encode()
     replay = replayed(path, "--ndjson")
+    kept = len(changes(replay.stdout))
+    more = f"; the {kept} changes before are there" if kept else ""
+    assert live.stderr == f"finwait: cannot write {path}: File too large{more}\n".encode()
     assert replay.returncode == 0
     assert json.loads(replay.stdout.splitlines()[-1])["complete"] is False
 
@@ -157,6 +183,7 @@ def test_a_full_disk_is_one_line_and_what_was_written_is_readable(held: Populati
         (("--read", "{none}"), 6, "cannot read {none}: No such file or directory"),
         (("--read", "{text}"), 3, "{text} is no recording of changes (finwait trace --record makes them)"),
         (("--record", "{x}", "--summary"), 2, "--record does not go with --summary"),
+        (("--record", "-", "--csv"), 2, "--record - writes to standard output, where nothing else can be printed"),
         (("--print",), 2, "--print goes with --record"),
         (("--record", "{none}/y"), 6, "cannot write {none}/y: No such file or directory"),
     ],

@@ -154,9 +154,10 @@ def _write(snapshot: Snapshot, options: Namespace) -> None:
         output.write_json(count_document(snapshot), indent=1 if options.form == "json" else None)
         return
     if options.form == "csv":
-        from finwait.render.documents import count_csv
+        from finwait.render.documents import count_csv, timestamp
 
-        output.write_csv(count_csv(snapshot, header=options.header))
+        at = None if options.watch is None else timestamp(snapshot.provenance.taken_to)
+        output.write_csv(count_csv(snapshot, header=options.header, at=at))
         if snapshot.other:
             output.say(translate(mark("{count} connections in {groups} other groups")).format(
                 count=snapshot.other, groups=snapshot.other_groups))  # fmt: skip

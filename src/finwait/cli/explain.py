@@ -18,20 +18,27 @@ if TYPE_CHECKING:
     from finwait.table.snapshot import Provenance
     from finwait.tcp.state import TcpState
 
-DESCRIPTION = mark("Explain the states of TCP, its timers, and what leads from one state to another.")
+DESCRIPTION = mark("Explain the states of TCP, its timers, and what leads from one state to another, and why.")
 NO_SOURCE = "none"  # nothing was counted; null in JSON
 NOT_COUNTED = mark("the sockets could not be counted: {reason}")
 
 
 def build_parser() -> CommandParser:
     """The command's parser."""
-    parser = CommandParser("explain", translate(DESCRIPTION), "[STATE... | transition STATE STATE | timer NAME...]")
+    parser = CommandParser(
+        "explain", translate(DESCRIPTION), "[STATE... | transition STATE STATE | timer NAME... | why NAME...]"
+    )
     parser.set_defaults(filter=[])
     parser.add_argument(
         "words",
         nargs="*",
         metavar="WORD",
-        help=translate(mark("states in any spelling, or all; transition and two states; timer and its names")),
+        help=translate(
+            mark(
+                "states in any spelling, or all; transition and two states; timer and its names; why and what finwait trace "
+                "has in WHY"
+            )
+        ),
     )
     group = parser.add_argument_group(translate(mark("output")))
     form = group.add_mutually_exclusive_group()
@@ -64,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
 
     language = language_in_use()
     explainer = Explainer(read_explanations(language), read_sysctls(SYSCTLS), counts)
-    document = explainer.document(language, asked.states, asked.timers, asked.pair)
+    document = explainer.document(language, asked.states, asked.timers, asked.pair, asked.events)
     _write(document, asked, options, provenance)
     return 0
 
@@ -72,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
 class _Asked:
     """What the words ask for. is_overview: no words. Raises UsageError with the nearest right word."""
 
-    __slots__ = ("is_overview", "pair", "states", "timers")
+    __slots__ = ("events", "is_overview", "pair", "states", "timers")
 
     def __init__(self, words: Sequence[str]) -> None:
         from finwait.tcp.transitions import STATES
@@ -80,10 +87,13 @@ class _Asked:
         self.is_overview = not words
         self.states: Sequence[TcpState] = STATES if self.is_overview else ()
         self.timers: Sequence[str] = ()
+        self.events: Sequence[str] = ()
         self.pair: tuple[TcpState, TcpState] | None = None
         first = words[0].lower() if words else ""
         if first in {"timer", "timers"}:
             self.timers = _timers(words[1:])
+        elif first == "why":
+            self.events = _events(words[1:])
         elif first in {"transition", "transitions"}:
             self.pair = _pair(words[1:])
         elif words:
@@ -94,12 +104,29 @@ class _Asked:
 def _states(word: str) -> frozenset[TcpState]:
     from finwait.tcp.state import is_state_word, parse_states
     from finwait.tcp.timers import TIMERS
+    from finwait.tcp.transitions import EVENTS
 
     if not is_state_word(word) and _folded(word) in TIMERS:
         raise UsageError(
             "'{word}' is a timer; 'finwait explain timer {timer}' tells of it", word=word, timer=_folded(word)
         )
+    if not is_state_word(word) and _folded(word) in EVENTS:
+        raise UsageError(
+            "'{word}' is no state; 'finwait explain why {event}' tells of it", word=word, event=_folded(word)
+        )
     return parse_states(word)
+
+
+def _events(words: Sequence[str]) -> list[str]:
+    from finwait.tcp.transitions import EVENTS
+
+    for word in words:
+        if _folded(word) not in EVENTS:
+            from difflib import get_close_matches
+
+            near = get_close_matches(_folded(word), list(EVENTS), n=1, cutoff=0.0)[0]
+            raise UsageError("no change has the cause '{word}'; did you mean {nearest}?", word=word, nearest=near)
+    return [_folded(word) for word in words] or list(EVENTS)
 
 
 def _timers(words: Sequence[str]) -> list[str]:
@@ -172,6 +199,7 @@ def _write(document: dict[str, Any], asked: _Asked, options: argparse.Namespace,
 
         markdown = MarkdownPage()
         lines = [*markdown.states(document["states"]), *markdown.timers(document["timers"])]
+        lines += markdown.events(document["events"])
         lines += markdown.transition(document["transition"]) if asked.pair else []
         output.write_lines(lines[:-1])
     else:
@@ -189,4 +217,4 @@ def _text(document: dict[str, Any], asked: _Asked, color: str) -> list[str]:
         return list(page.overview(document["states"], TIMERS))
     if asked.pair:
         return list(page.transition(document["transition"]))
-    return [*page.states(document["states"]), *page.timers(document["timers"])]
+    return [*page.states(document["states"]), *page.timers(document["timers"]), *page.events(document["events"])]

@@ -150,13 +150,16 @@ class OptionsParser(CommandParser):
 
 
 def _joined(words: Sequence[str]) -> list[str]:
-    """`--sort -column` as one word: argparse would take the value for an option; and `--watch` without its number, where a word
+    """`--sort -column` and `--for -1` as one word: argparse would take the value for an option; and `--watch` without its number, where a word
     of a filter follows: argparse would take that for the number.
     """  # fmt: skip
     joined: list[str] = []
     for word in words:
         before = joined[-1] if joined else ""
-        if (before == "--sort" and word.startswith("-")) or (before == "--watch" and word[:1].isdigit()):
+        is_less = (
+            word[:1] == "-" and word[1:2].isdigit() and before in OPTIONS_WITH_VALUE
+        )  # a number that is refused by name
+        if is_less or (before == "--sort" and word.startswith("-")) or (before == "--watch" and word[:1].isdigit()):
             joined[-1] = f"{before}={word}"
         elif before == "--watch" and not word.startswith("-"):
             joined[-1:] = [word, "--watch"]

@@ -111,7 +111,9 @@ def _add_kinds(parser: CommandParser) -> None:
 def _add_output(parser: CommandParser) -> None:
     group = parser.add_argument_group(translate(mark("output")))
     group.add_argument(
-        "--record", metavar="FILE", help=translate(mark("write the changes to FILE, for --read, and print nothing"))
+        "--record",
+        metavar="FILE",
+        help=translate(mark("write the changes to FILE, for --read, and print nothing; - is standard output")),
     )
     group.add_argument(
         "--print", dest="prints", action="store_true", help=translate(mark("with --record: print them too"))
@@ -163,6 +165,7 @@ def _question(options: Namespace) -> TraceQuestion:
         every_s=options.every,
         source=options.source,
         by=options.by,
+        is_recorded=options.read is not None,
     )
 
 
@@ -210,6 +213,10 @@ def _check(options: Namespace) -> None:
 
 
 def _check_files(options: Namespace) -> None:
+    if options.record == "-" and (options.prints or options.form is not None):
+        raise UsageError("--record - writes to standard output, where nothing else can be printed")
+    if options.record == "-" and sys.stdout.isatty():
+        raise UsageError("a recording is not for a terminal; --record FILE, or a pipe behind --record -")
     if options.record is not None and options.summary:
         raise UsageError("{one} does not go with {other}", one="--record", other="--summary")
     if options.read is None:

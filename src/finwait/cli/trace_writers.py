@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LOST = mark("{count} changes were lost: they came faster than they were read; --buffer gives them more room")
 RECORDED = mark("{count} changes were written to {path}; 'finwait trace --read' tells them")
+BEGUN = mark("following connections; Ctrl-C ends it")
 COLUMNS = ("at", "local", "peer", "process", "pid", "from", "to", "in_from_us", "why", "evidence")
 LIFETIME_COLUMNS = (
     "at", "local", "peer", "process", "pid", "closed_by", "lasted_us", "bytes_acked", "bytes_received", "rtt_us",
@@ -44,6 +45,11 @@ class Writer(ABC):
         """Everything is attached."""
         self.begun = True
         self._say_notices(ready.provenance)
+
+    def _say_begun(self) -> None:
+        """To whoever waits at a terminal where nothing else would say it."""
+        if sys.stderr.isatty() and getattr(self.options, "for_s", None) is None and self.options.read is None:
+            output.say(translate(BEGUN))
 
     def _say_notices(self, provenance: Provenance) -> None:
         """Those that were not said at the begin."""
@@ -85,6 +91,7 @@ class _TextWriter(Writer):
         self.style = style_of(sys.stdout, self.options.color, os.environ)
         self.with_netns = self.options.all_netns or len(self.options.netns) > 1
         if self.options.summary:
+            self._say_begun()
             return
         columns: tuple[str, ...] = LIFETIME_COLUMNS if self.options.lifetimes else COLUMNS
         if self.with_netns:
@@ -112,6 +119,10 @@ class _TextWriter(Writer):
 class _RecordingWriter(Writer):
     """Prints nothing; what was kept is said at the end."""
 
+    def begin(self, ready: Ready) -> None:
+        super().begin(ready)
+        self._say_begun()
+
     def write(self, batch: Batch) -> None:
         """There is nothing to print."""
 
@@ -121,7 +132,8 @@ class _RecordingWriter(Writer):
     def end(self) -> None:
         super().end()
         if self.begun:
-            output.say(translate(RECORDED).format(count=self.trace.told, path=escape_foreign(self.options.record)))
+            path = "standard output" if self.options.record == "-" else escape_foreign(self.options.record)
+            output.say(translate(RECORDED).format(count=self.trace.told, path=path))
 
 
 class _CsvWriter(Writer):

@@ -167,6 +167,10 @@ class Filter:
                 names.update(_columns_of(node))
         return frozenset(names)
 
+    def has_test(self, kind: str) -> bool:
+        """Whether there is a test of this kind in it."""
+        return self.expression is not None and any(node.kind == kind for node in walk(self.expression))
+
     def state_mask(self) -> int:
         """The kernel's state mask: request sockets go with SYN_RECV, bound-inactive ones with CLOSE."""
         mask = sum(1 << state for state in self.states)

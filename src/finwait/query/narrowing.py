@@ -29,6 +29,8 @@ NOT_TESTABLE = mark("a change of state does not tell {column}; a filter of chang
 def check_testable(wanted: Filter) -> None:
     """Raise UsageError for a filter that reads what a change does not tell."""
     unknown = sorted(wanted.column_names() - TESTABLE)
+    if not unknown and wanted.has_test("autobound"):
+        unknown = ["autobound"]
     if unknown:
         raise UsageError(NOT_TESTABLE, column=unknown[0], known=", ".join(sorted(TESTABLE)))
 

@@ -87,11 +87,13 @@ def csv_cell(cell: Cell) -> Cell:
     return "'" + shown if cell.startswith(_FORMULA_BEGINS) else shown
 
 
-def count_csv(snapshot: Snapshot, *, header: bool = True) -> Iterator[tuple[Cell, ...]]:
-    """Rows for a CSV writer. What ``--top`` folded away is not a row: it is said on stderr."""
+def count_csv(snapshot: Snapshot, *, header: bool = True, at: str | None = None) -> Iterator[tuple[Cell, ...]]:
+    """Rows for a CSV writer. What ``--top`` folded away is not a row: it is said on stderr. at: the first cell, when it was,
+    where one count follows another.
+    """  # fmt: skip
     is_by_owner = not OWNER_COLUMNS.isdisjoint(snapshot.by) and "owner_kind" not in snapshot.by
     if header:
-        yield (*snapshot.by, *(("owner_kind",) if is_by_owner else ()), "count")
+        yield (*(("at",) if at else ()), *snapshot.by, *(("owner_kind",) if is_by_owner else ()), "count")
     for group in snapshot.groups:
         kind = (csv_cell(group.owner_kind),) if is_by_owner else ()
-        yield (*map(csv_cell, group.key), *kind, group.count)
+        yield (*((at,) if at else ()), *map(csv_cell, group.key), *kind, group.count)

@@ -9,7 +9,9 @@ from finwait.tcp.state import SPELLINGS, TcpState
 from finwait.tcp.timers import AT_LEAST, SETTINGS, SYSCTLS, TIMERS, seconds_of, timers_in
 from finwait.tcp.transitions import (
     DEPARTURES,
+    EVENTS,
     LINUX,
+    MACHINE,
     arrows,
     find_path,
     find_transition,
@@ -62,6 +64,7 @@ class Explainer:
         states: Iterable[TcpState] = (),
         timers: Iterable[str] = (),
         pair: tuple[TcpState, TcpState] | None = None,
+        events: Iterable[str] = (),
     ) -> Document:
         """The document of docs/schemas/finwait.explain-1.json, without what a count says of itself."""
         return {
@@ -70,6 +73,7 @@ class Explainer:
             "states": [self.state(state) for state in states],
             "timers": [self.timer(TIMERS[name]) for name in timers],
             "transition": None if pair is None else self.transition(*pair),
+            "events": [self.event(name) for name in events],
         }
 
     def state(self, state: TcpState) -> Document:
@@ -128,6 +132,15 @@ class Explainer:
             "ways_out": self._ways(transition for transition in arrows() if transition.state is state),
             "linux": self._departures(found),
             "rfc": _sections(found) if found else [],
+        }
+
+    def event(self, name: str) -> Document:
+        """What the event `name` is, and what it leads to."""
+        return {
+            "event": name,
+            "what": self.sections["events"][name][0],
+            "who": EVENTS[name],
+            "ways": self._ways(one for leaving in MACHINE.values() for one in leaving if one.event == name),
         }
 
     def _ways(self, transitions: Iterable[Transition]) -> list[Document]:

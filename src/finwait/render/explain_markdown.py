@@ -73,6 +73,19 @@ class MarkdownPage:
             yield from _list(TITLES["useless"], timer["useless"])
             yield from _rfc(timer["rfc"])
 
+    def events(self, events: Parts) -> Iterator[str]:
+        """A part for each event, with the arrows that it is on."""
+        for event in events:
+            yield from self._heading(event["event"])
+            yield from _paragraphs([f"{event['what']} ({who_text(event['who'])})"])
+            names = (mark("From"), mark("To"), mark("What happens"), RFC)
+            yield f"| {' | '.join(map(translate, names))} |"
+            yield "| --- | --- | --- | --- |"
+            for way in event["ways"]:
+                states = f"{NAME_BY_TOKEN[way['from']]} | {NAME_BY_TOKEN[way['to']]}"
+                yield f"| {states} | {way_text(way)} | {way['rfc']} |"
+            yield ""
+
     def transition(self, transition: Part) -> Iterator[str]:
         """What leads from a state to another, or that nothing does and what does instead."""
         state, to = NAME_BY_TOKEN[transition["from"]], NAME_BY_TOKEN[transition["to"]]

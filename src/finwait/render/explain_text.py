@@ -75,6 +75,12 @@ class TextPage:
             timers=", ".join(timers)
         )
         yield from self._indented(text, 0)
+        yield from self._indented(
+            translate(
+                mark("finwait explain why NAME... tells of what finwait trace has in WHY; without names of all.")
+            ),
+            0,
+        )
 
     def states(self, states: Sequence[Part]) -> Iterator[str]:
         """A page for each state, an empty line between them."""
@@ -135,6 +141,20 @@ class TextPage:
                 yield from self._indented(shown.format(command=f"finwait list -o timer = {timer['shown_as']}"))
             yield from self._section("useless", timer["useless"])
             yield from self._rfc(timer["rfc"])
+
+    def events(self, events: Parts) -> Iterator[str]:
+        """Each event, and the arrows that it is on."""
+        for at, event in enumerate(events):
+            yield from [""] * bool(at)
+            who = self.style.paint(who_text(event["who"]), _COLORS[event["who"]])
+            yield f"{self.style.paint(event['event'], 'bold')}  {who}"
+            yield from self._indented(event["what"])
+            for way in event["ways"]:
+                text = f"{way_text(way)} [{way['rfc']}]".removeprefix(event["what"]).removeprefix("; ").strip()
+                start = f"  {NAME_BY_TOKEN[way['from']]:<{_STATE_CELLS}} > {NAME_BY_TOKEN[way['to']]:<{_STATE_CELLS}}  "
+                first, *more = wrapped(text, max(self.columns - len(start), LEAST_COLUMNS // 2))
+                yield start + first
+                yield from (" " * len(start) + line for line in more)
 
     def transition(self, transition: Part) -> Iterator[str]:
         """What leads from a state to another, or that nothing does and what does instead."""

@@ -43,7 +43,7 @@ _LEAST_WIDTH = {
     "at": 15,
     "from": 12,
     "to": 12,
-    "why": 14,
+    "why": 19,
     "local": 21,
     "peer": 21,
     "recv_q": 6,

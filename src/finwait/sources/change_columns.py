@@ -87,7 +87,7 @@ def lifetimes_of(
         "began": ColumnData(began + clock_ns, began != 0),
         "lasted_us": ColumnData((at - began) // 1000, began != 0),
         "opened_by": _first_of(states, {TcpState.SYN_SENT: "local", TcpState.SYN_RECV: "peer"}, places=1),
-        "closed_by": _first_of(states, {TcpState.FIN_WAIT1: "local", TcpState.CLOSE_WAIT: "peer"}),
+        "closed_by": _first_of(np.column_stack([states, records["to"]]), _CLOSED_BY),
         "path": _paths(records),
         "bytes_acked": ColumnData(np.ascontiguousarray(records["bytes_acked"])),
         "bytes_received": ColumnData(np.ascontiguousarray(records["bytes_received"])),
@@ -97,13 +97,20 @@ def lifetimes_of(
     return Batch(batch.length, {**batch.columns, **columns})
 
 
+# Not each state is always seen. Who comes to CLOSING or TIME-WAIT has sent a FIN before the other side's came.
+_CLOSED_BY = {
+    **dict.fromkeys((TcpState.FIN_WAIT1, TcpState.FIN_WAIT2, TcpState.CLOSING, TcpState.TIME_WAIT), "local"),
+    **dict.fromkeys((TcpState.CLOSE_WAIT, TcpState.LAST_ACK), "peer"),
+}
+
+
 def _first_of(states: Array, word_by_state: Mapping[TcpState, str], places: int | None = None) -> ColumnData:
     """The word of the first of the states that each row has, among its first `places`."""
-    words = tuple(word_by_state.values())
+    words = tuple(dict.fromkeys(word_by_state.values()))
     found = np.full(len(states), -1, dtype="i4")
     for column in reversed(range(states.shape[1] if places is None else places)):
-        for code, state in enumerate(word_by_state):
-            found[states[:, column] == int(state)] = code
+        for state, word in word_by_state.items():
+            found[states[:, column] == int(state)] = words.index(word)
     return ColumnData(np.maximum(found, 0), found >= 0, words)
 
 

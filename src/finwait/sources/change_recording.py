@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 
-from finwait.errors import ParseError, Phrase
+from finwait.errors import ParseError, Phrase, SourceError
 from finwait.sources.change_records import CHANGES, LIFETIME, LIFETIMES, LOOKED_UP
 from finwait.sources.text_file import cannot_read, cannot_write, read_line
 from finwait.table.change import EVIDENCE, Loss
@@ -31,6 +31,7 @@ from finwait.wire.change_blocks import (
     FRAME,
     HEAD,
     LOSS,
+    MORE,
     NAMES,
     ROWS,
     build_block,
@@ -58,18 +59,20 @@ _MOST_STATE = max(TcpState)
 
 
 class ChangeRecorder:
-    """Writes changes to `path` as they come. Every block is written whole, so that a recording is readable whenever it ends.
+    """Writes changes to `path`, - for standard output, as they come; `kept` are so many by now. Every block is written whole,
+    so that a recording is readable whenever it ends.
 
     Raises SourceError where it cannot be written.
     """
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.path = "standard output" if path == "-" else path
+        self.kept = 0
         self._known: dict[int, str] = {}
         try:  # what is there stays until something comes to take its place
-            self._file: BinaryIO = os.fdopen(
-                os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666), "wb", buffering=0
-            )
+            descriptor = os.dup(1) if path == "-" else os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._truncates = path != "-"
+            self._file: BinaryIO = os.fdopen(descriptor, "wb", buffering=0)
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
             raise cannot_write(path, error) from error
 
@@ -94,7 +97,7 @@ class ChangeRecorder:
                 if record.fields is not None
             ],
         }
-        if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+        if self._truncates and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
             os.ftruncate(self._file.fileno(), 0)
         self._write(FIRST_LINE + build_block(HEAD, json.dumps(head).encode()))
 
@@ -107,6 +110,7 @@ class ChangeRecorder:
         self._write(
             blocks + build_block(ROWS, clock_ns.to_bytes(_CLOCK_BYTES, sys.byteorder, signed=True) + records.tobytes())
         )
+        self.kept += len(records)
 
     def lose(self, loss: Loss) -> None:
         """Keep that changes were lost."""
@@ -131,7 +135,14 @@ class ChangeRecorder:
                 left = left[self._file.write(left) or 0 :]
         except OSError as error:
             self.close()
-            raise cannot_write(self.path, error) from error
+            if not self.kept:
+                raise cannot_write(self.path, error) from error
+            raise SourceError(
+                "cannot write {path}: {reason}; the {count} changes before are there",
+                path=self.path,
+                reason=os.strerror(error.errno or 0),
+                count=self.kept,
+            ) from error
 
 
 def _code(field: np.dtype[Any]) -> str:
@@ -164,10 +175,14 @@ class ChangeRecording:
 
     def _read_head(self, first: bytes) -> None:
         block = self._next_block() if first == FIRST_LINE else None
+        if block is None and first and FIRST_LINE.startswith(first):
+            raise ParseError(
+                "{path} was cut in its head: nothing of it can be told", path=self.path, excerpt=first.hex(" ")
+            )
         if block is None or block[0] != HEAD:
             raise ParseError(NOT_CHANGES, path=self.path, excerpt=first.hex(" "))
         head = self._document(block[1])
-        with _Damage(self._offset):
+        with _Damage(self.path, self._offset):
             if head["schema"] != SCHEMA:
                 raise ParseError("{path} has schema {schema}, finwait reads {known}", path=self.path,
                                  schema=str(head["schema"])[:80], known=SCHEMA)  # fmt: skip
@@ -190,18 +205,18 @@ class ChangeRecording:
             frame = self._file.read(FRAME.size)
             if len(frame) < FRAME.size:
                 return None
-            kind, checksum, length = parse_frame(frame, at)
+            kind, checksum, length = parse_frame(frame, self.path, at)
             content = self._file.read(length)
         except OSError as error:
             raise cannot_read(self.path, error) from error
         if len(content) < length:
             return None
-        check_content(content, checksum, at)
+        check_content(content, checksum, self.path, at)
         self._offset = at + FRAME.size + length
         return kind, content
 
     def _document(self, content: bytes) -> dict[str, Any]:
-        with _Damage(self._offset):
+        with _Damage(self.path, self._offset):
             document = json.loads(content)
             if not isinstance(document, dict):
                 raise TypeError("no object")
@@ -214,20 +229,30 @@ class ChangeRecording:
             if kind == ROWS:
                 yield self._rows(content)
             elif kind == NAMES:
-                with _Damage(self._offset):
+                with _Damage(self.path, self._offset):
                     self.names.update({int(tgid): str(name) for tgid, name in json.loads(content).items()})
             elif kind == LOSS:
                 document = self._document(content)
-                with _Damage(self._offset):
+                with _Damage(self.path, self._offset):
                     yield Loss(_natural(document["at_ns"]), _natural(document["lost"]))
             elif kind == DONE:
                 self._end(self._document(content))
+                self._check_end()
                 return
-        time_text = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self._last_ns // 1_000_000_000))
+        time_text = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._last_ns // 1_000_000_000))
         self.provenance.add_notice(Notice("recording_cut", CUT, missing="changes", arguments={"time": time_text}))
 
+    def _check_end(self) -> None:
+        """Raise ParseError where anything follows, as a second recording."""
+        try:
+            more = self._file.read(16)
+        except OSError as error:
+            raise cannot_read(self.path, error) from error
+        if more:
+            raise ParseError(DAMAGED, path=self.path, offset=self._offset, excerpt=more.hex(" "), reason=Phrase(MORE))
+
     def _end(self, document: Mapping[str, Any]) -> None:
-        with _Damage(self._offset):
+        with _Damage(self.path, self._offset):
             self.provenance.taken_to = seconds_or_none(document["taken_to"])
             for code in document["warnings"]:
                 arguments = {"code": str(code)}
@@ -236,7 +261,7 @@ class ChangeRecording:
                 )
 
     def _rows(self, content: bytes) -> tuple[Array, int]:
-        with _Damage(self._offset):
+        with _Damage(self.path, self._offset):
             clock_ns = int.from_bytes(content[:_CLOCK_BYTES], self.byte_order, signed=True)  # type: ignore[arg-type]
             stored = np.frombuffer(content, dtype=self._dtype, offset=_CLOCK_BYTES)
             records = np.zeros(len(stored), dtype=_RECORD[self.tells])
@@ -247,6 +272,10 @@ class ChangeRecording:
         if len(records):
             self._last_ns = int(records["at_ns"][-1]) + clock_ns
         return records, clock_ns
+
+    def names_of(self, tgids: Iterable[int]) -> dict[int, str]:
+        """The names of those of the processes that are known so far."""
+        return {tgid: self.names[tgid] for tgid in tgids if tgid in self.names}
 
     def close(self) -> None:
         """Close the file."""
@@ -267,7 +296,8 @@ def _netns(document: Mapping[str, Any]) -> Netns:
 class _Damage:
     """Whatever goes wrong with the content of a block is a ParseError that names the offset behind it."""
 
-    def __init__(self, offset: int) -> None:
+    def __init__(self, path: str, offset: int) -> None:
+        self._path = path
         self._offset = offset
 
     def __enter__(self) -> None:
@@ -280,7 +310,7 @@ class _Damage:
                 if isinstance(error, KeyError)
                 else str(error)[:200]
             )
-            raise ParseError(DAMAGED, offset=self._offset, reason=reason) from error
+            raise ParseError(DAMAGED, path=self._path, offset=self._offset, reason=reason) from error
 
 
 def _stored_dtype(size: int, fields: list[list[Any]], byte_order: str) -> np.dtype[Any]:

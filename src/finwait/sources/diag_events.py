@@ -13,6 +13,7 @@ import numpy as np
 from finwait.errors import NotSupported
 from finwait.sources.change_records import CHANGES, COUNTS, LIFETIME, LIFETIMES, LOOKED_UP
 from finwait.sources.change_sums import ChangeSums
+from finwait.sources.choice import may_load_bpf
 from finwait.sources.diag_changes import Connections
 from finwait.sources.diag_destroy import DestroyNotices, open_group_socket
 from finwait.sources.diag_dump import Dump, build_port_dump, look_up
@@ -76,7 +77,8 @@ class DiagEvents:
         self._rare: Notice | None = None
         self._longest_ns = self._cost_ns = 0
         self._opened: list[socket] = []
-        notices.append(Notice("changes_between_looks", BETWEEN_LOOKS, missing="changes", remedy=BETWEEN_REMEDY))
+        remedy = None if may_load_bpf() else BETWEEN_REMEDY  # whoever has chosen this knows
+        notices.append(Notice("changes_between_looks", BETWEEN_LOOKS, missing="changes", remedy=remedy))
         if request.all_netns:
             notices.append(Notice("later_netns_not_watched", LATER_NETNS, missing="netns"))
         try:

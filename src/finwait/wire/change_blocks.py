@@ -17,8 +17,9 @@ FIRST_LINE = b"finwait-changes/1\n"
 HEAD, NAMES, ROWS, LOSS, DONE = b"HEAD", b"NAME", b"ROWS", b"LOSS", b"DONE"
 FRAME = Struct("<4sIQ")
 MOST_BYTES = 1 << 25  # of a block, twice what a batch of whole lives takes
-DAMAGED = mark("the recording is damaged at offset {offset}: {reason}")
+DAMAGED = mark("the recording {path} is damaged at offset {offset}: {reason}")
 NO_BLOCK = mark("there is no block")
+MORE = mark("something follows its end")
 WRONG_SUM = mark("the block's checksum is wrong")
 
 
@@ -27,15 +28,15 @@ def build_block(kind: bytes, content: bytes) -> bytes:
     return FRAME.pack(kind, crc32(content), len(content)) + content
 
 
-def parse_frame(frame: bytes, offset: int) -> tuple[bytes, int, int]:
+def parse_frame(frame: bytes, path: str, offset: int) -> tuple[bytes, int, int]:
     """(kind, checksum, bytes of content) of the block at `offset`. Raises ParseError for what can be none."""
     kind, checksum, length = FRAME.unpack(frame)
     if not (kind.isascii() and kind.isalnum() and kind.isupper()) or length > MOST_BYTES:
-        raise ParseError(DAMAGED, offset=offset, excerpt=frame.hex(" "), reason=Phrase(NO_BLOCK))
+        raise ParseError(DAMAGED, path=path, offset=offset, excerpt=frame.hex(" "), reason=Phrase(NO_BLOCK))
     return kind, checksum, length
 
 
-def check_content(content: bytes, checksum: int, offset: int) -> None:
+def check_content(content: bytes, checksum: int, path: str, offset: int) -> None:
     """Raise ParseError where the content is not what was written."""
     if crc32(content) != checksum:
-        raise ParseError(DAMAGED, offset=offset, excerpt=content[:16].hex(" "), reason=Phrase(WRONG_SUM))
+        raise ParseError(DAMAGED, path=path, offset=offset, excerpt=content[:16].hex(" "), reason=Phrase(WRONG_SUM))

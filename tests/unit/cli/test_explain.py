@@ -14,7 +14,7 @@ from finwait.errors import NotSupported, UsageError
 from finwait.tcp.explanations import read_explanations
 from finwait.tcp.state import TcpState
 from finwait.tcp.timers import TIMERS
-from finwait.tcp.transitions import STATES
+from finwait.tcp.transitions import EVENTS, MACHINE, STATES
 
 
 @pytest.mark.parametrize(
@@ -115,3 +115,21 @@ def test_the_command_that_shows_a_running_timer_can_be_run(timer: object, capsys
     assert main(["explain", "timer", timer.name]) == 0  # type: ignore[attr-defined]
     command = capsys.readouterr().out.partition("have it now: finwait ")[2].splitlines()[0]
     assert main([*command.split(), "--read", "docs/examples/ticket-ss.txt"]) == 0
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_a_cause_names_every_arrow_that_it_is_on(event: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "why", event.replace("_", "-").upper(), "--json"]) == 0
+    [told] = json.loads(capsys.readouterr().out)["events"]
+    arrows = [(one.state.token, one.to.token) for leaving in MACHINE.values() for one in leaving if one.event == event]
+    assert (told["event"], told["who"]) == (event, EVENTS[event])
+    assert [(way["from"], way["to"]) for way in told["ways"]] == arrows
+    assert main(["explain", "why", event]) == 0
+    assert capsys.readouterr().out.count(" > ") == len(arrows)
+
+
+def test_a_cause_is_taken_for_no_state(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "close_unread"]) == 2
+    assert "'finwait explain why close_unread'" in capsys.readouterr().err
+    assert main(["explain", "why", "rcv_fim"]) == 2
+    assert "did you mean rcv_fin" in capsys.readouterr().err

@@ -118,6 +118,11 @@ def test_a_column_that_changes_do_not_have_is_refused(name: str) -> None:
         check_testable(parse_filter(example(name)))
 
 
+def test_what_only_the_kernel_knows_of_a_socket_is_refused() -> None:
+    with pytest.raises(UsageError, match="does not tell autobound"):
+        check_testable(parse_filter("sport = :22 and not autobound"))
+
+
 def example(name: str) -> str:
     kind: Any = COLUMN_BY_NAME[name].kind
     return f"{name} = {'yes' if kind == 'bool' else 'on' if kind == 'timer' else 'x' if kind == 'text' else 1}"

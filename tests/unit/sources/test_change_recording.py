@@ -96,7 +96,7 @@ def test_cut_anywhere_it_tells_what_is_whole_and_that_it_was_cut(tmp_path: Path)
     for length in range(len(whole)):
         (tmp_path / "cut").write_bytes(whole[:length])
         if length < head:
-            with pytest.raises(ParseError, match="no recording of changes"):
+            with pytest.raises(ParseError, match="was cut in its head" if length else "no recording of changes"):
                 ChangeRecording(str(tmp_path / "cut"))
             continue
         with ChangeRecording(str(tmp_path / "cut")) as recording:
@@ -105,6 +105,22 @@ def test_cut_anywhere_it_tells_what_is_whole_and_that_it_was_cut(tmp_path: Path)
             assert [one.code for one in recording.provenance.notices] == ["recording_cut"]
     assert sorted(counts) == counts
     assert set(counts) == {0, 3, 5}
+
+
+def test_what_follows_the_end_is_no_part_of_it(tmp_path: Path) -> None:
+    write(tmp_path / "x")
+    whole = (tmp_path / "x").read_bytes()
+    (tmp_path / "both").write_bytes(whole + whole)
+    with ChangeRecording(str(tmp_path / "both")) as recording:
+        items = iter(recording)
+        assert [len(item[0]) for item in (next(items), next(items), next(items)) if not isinstance(item, Loss)] == [
+            3,
+            2,
+        ]
+        with pytest.raises(
+            ParseError, match=f"{tmp_path}/both is damaged at offset {len(whole)}: something follows its end"
+        ):
+            next(items)
 
 
 def test_a_damaged_byte_is_found_where_it_stands(tmp_path: Path) -> None:
