@@ -18,6 +18,7 @@ from finwait.errors import NotPermitted, NotSupported, SourceError, UsageError
 from finwait.query.evaluate import accepted_rows
 from finwait.query.expression import Filter
 from finwait.query.narrowing import accepted_changes, check_testable, is_exact, port_range, state_mask
+from finwait.sources.bpf_ring import HEADER_BYTES
 from finwait.sources.change_columns import batch_of, lifetimes_of, totals_of
 from finwait.sources.change_narrowing import Narrowing
 from finwait.sources.change_order import SETTLED_NS, by_time, settle, split_at
@@ -75,6 +76,8 @@ if TYPE_CHECKING:
 
 
 PAUSE_S = 0.05  # between two looks at the ring
+# What comes faster than eyes can follow is read in larger pieces, which costs less; if half the ring is not filled meanwhile.
+MANY, LONG_PAUSE_S = 1_000, 0.2
 CLOCK_SET_NS = 10_000_000  # more than clocks drift apart while a trace runs: somebody has set the time of day
 WITHOUT_BPF = mark("BPF could not be used ({reason}); sock_diag is asked again and again instead")
 _MEMBERS = {None: TOGETHER, "listener": BY_LISTENER, "process": BY_PROCESS}
@@ -213,6 +216,7 @@ class Trace:
         self._sleep = sleep
         self._stopped = False
         self._clock_ns = 0
+        self._pause_s = PAUSE_S
         self._held: Array | None = None
 
     def stop(self) -> None:
@@ -233,13 +237,13 @@ class Trace:
                 if self._recorder is not None:
                     self._recorder.finish(provenance)
 
-    def _looks(self, pause_s: float) -> Iterator[bool]:
+    def _looks(self, pause: Callable[[], float]) -> Iterator[bool]:
         """After each pause whether it was the last one."""
         deadline = None if self.for_s is None else time.monotonic() + self.for_s
         while True:
-            left = pause_s if deadline is None else max(deadline - time.monotonic(), 0)
+            left = pause() if deadline is None else max(deadline - time.monotonic(), 0)
             try:
-                self._sleep(min(pause_s, left))
+                self._sleep(min(pause(), left))
             except KeyboardInterrupt:  # what is there is told before the end
                 yield True
                 raise
@@ -263,9 +267,11 @@ class Trace:
         if self._recorder is not None:
             self._held = events.drain(self.question.tells)
             self._recorder.begin(self.provenance, self.question.tells, self.question.wanted.text, self._held.dtype)
-        for last in self._looks(PAUSE_S):
+        for last in self._looks(lambda: self._pause_s):
             began_ns = self._tell_time()
             records = events.drain(self.question.tells)
+            if events.source == "bpf":
+                self._pause_s = self._next_pause(records)
             yield from self._losses(events)
             records = self._settled(records, None if last else began_ns - SETTLED_NS)
             for begin in range(0, len(records), ROWS_PER_BATCH):
@@ -274,6 +280,12 @@ class Trace:
                     yield batch
                 if self.told == self.most:
                     return
+
+    def _next_pause(self, records: Array) -> float:
+        """Behind `records`, that came in the last one."""
+        rate = len(records) / self._pause_s
+        most = self.question.ring_bytes / (2 * (records.dtype.itemsize + HEADER_BYTES)) / LONG_PAUSE_S
+        return LONG_PAUSE_S if MANY / PAUSE_S <= rate <= most else PAUSE_S
 
     def _settled(self, records: Array, before_ns: int | None) -> Array:
         if self._held is not None and len(self._held):
@@ -315,7 +327,8 @@ class Trace:
         every_s, by = self.question.every_s, self.question.by
         has_to_look = events.source != "bpf"  # or nothing is counted between two summaries
         due_s = time.monotonic() + (every_s or 0.0)
-        for last in self._looks(PAUSE_S if has_to_look or every_s is None else every_s):
+        pause_s = PAUSE_S if has_to_look or every_s is None else every_s
+        for last in self._looks(lambda: pause_s):
             if has_to_look:
                 events.drain(COUNTS)
             if not last and (every_s is None or time.monotonic() < due_s):
