@@ -21,32 +21,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.__main__ import FINWAIT, byte_compiled
+from benchmarks.web_server import URL, missing_commands, web_server
 from finwait.sources.change_records import CHANGE
 
 if TYPE_CHECKING:
     import resource
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 SECONDS = 2
 PATIENCE_S = 20.0
-PORT = 8080
-NGINX = """
-daemon off;
-pid nginx.pid;
-error_log stderr;
-worker_processes 2;
-events { worker_connections 4000; }
-http {
-  access_log off;
-  keepalive_timeout 0;
-  client_body_temp_path a; proxy_temp_path b; fastcgi_temp_path c; uwsgi_temp_path d; scgi_temp_path e;
-  server { listen 127.0.0.1:8080 backlog=4096; location / { return 200 "well"; } }
-}
-"""
 BPFTRACE = (
     'tracepoint:sock:inet_sock_set_state { printf("%llu %d %d %d %d\\n", nsecs, args->sport, args->dport, args->oldstate, '
     "args->newstate); }"
@@ -92,46 +78,9 @@ class Run(NamedTuple):
     cpu_s: float
 
 
-@contextmanager
-def web_server() -> Iterator[tuple[str, ...]]:
-    """nginx in a namespace of its own; the words that run a command in it."""
-    with tempfile.TemporaryDirectory(prefix="finwait-bench-") as directory:
-        with open(os.path.join(directory, "nginx.conf"), "w", encoding="utf-8") as file:
-            file.write(NGINX)
-        script = f"ip link set lo up; sysctl -qw net.ipv4.tcp_max_tw_buckets=2000000; exec nginx -p {directory} -c nginx.conf"
-        environment = {**os.environ, "PATH": f"/usr/sbin:{os.environ['PATH']}"}
-        apart = ("unshare", "--net", "--pid", "--fork", "--kill-child=KILL", "sh", "-c", script)
-        with subprocess.Popen(apart, env=environment, stderr=subprocess.DEVNULL) as server:
-            try:
-                enter = ("nsenter", "-t", str(_child_of(server.pid)), "-n", "--")
-                _await_listener(enter)
-                yield enter
-            finally:
-                os.kill(_child_of(server.pid), signal.SIGKILL)
-
-
-def _child_of(pid: int) -> int:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
-            words = file.read().split()
-        if words:
-            return int(words[0])
-        time.sleep(0.01)
-    raise SystemExit("nginx did not start")
-
-
-def _await_listener(enter: Sequence[str]) -> None:
-    deadline = time.monotonic() + 10
-    while f":{PORT}" not in subprocess.run([*enter, "ss", "-tlnH"], capture_output=True, text=True, check=True).stdout:
-        if time.monotonic() > deadline:
-            raise SystemExit("nginx does not listen")
-        time.sleep(0.05)
-
-
 def throughput(enter: Sequence[str]) -> float:
     """Connections a second."""
-    load = ("wrk", "-t2", "-c64", f"-d{SECONDS}s", "-H", "Connection: close", f"http://127.0.0.1:{PORT}/")
+    load = ("wrk", "-t2", "-c64", f"-d{SECONDS}s", "-H", "Connection: close", URL)
     done = subprocess.run([*enter, *load], capture_output=True, text=True, check=True)
     found = re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
     if found is None:
@@ -209,14 +158,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each tracer (default 5)")
     parser.add_argument("--tracer", action="append", help="only those whose name contains this")
     options = parser.parse_args()
-    lacking = [name for name in ("nginx", "wrk") if shutil.which(name, path=f"/usr/sbin:{os.environ['PATH']}") is None]
+    lacking = missing_commands()
     if lacking:
         raise SystemExit(f"not installed: {', '.join(lacking)}")
     chosen = [one for one in TRACERS if not options.tracer or any(word in one.name for word in options.tracer)]
     chosen = [one for one in chosen if "bpftrace" not in one.name or shutil.which("bpftrace")]
     runs: dict[str, list[Run]] = {one.name: [] for one in chosen}
     without: list[float] = []
-    with byte_compiled(), web_server() as enter:
+    with byte_compiled(), web_server() as pid:
+        enter = ("nsenter", "-t", str(pid), "-n", "--")
         throughput(enter)
         before = throughput(enter)
         for _ in range(options.rounds):
