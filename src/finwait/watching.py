@@ -12,7 +12,7 @@ from finwait.text.messages import mark
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from finwait.sources.tcp_tally import Tally
     from finwait.table.request import Request
@@ -37,11 +37,10 @@ def watch_counts(
     answer; else None. source: bpf (where it may tally, nothing else will do), auto, or another (always anew).
     """
     tally, notice = _open(request, source, by)
-    if tally is None:
-        yield from _count_anew(count, every_s, sleep, notice)
-        return
-    with tally:
-        yield from _read(tally, request, every_s, sleep)
+    if tally is not None:
+        with tally:
+            notice = yield from _read(tally, request, every_s, sleep, insists=source == "bpf")
+    yield from _count_anew(count, every_s, sleep, notice)
 
 
 def _open(request: Request, source: str, by: tuple[str, ...] | None) -> tuple[Tally | None, Notice | None]:
@@ -69,16 +68,25 @@ def _count_anew(
         yield snapshot
 
 
-def _read(tally: Tally, request: Request, every_s: float, sleep: Callable[[float], object]) -> Iterator[Snapshot]:
+def _read(
+    tally: Tally, request: Request, every_s: float, sleep: Callable[[float], object], *, insists: bool
+) -> Generator[Snapshot, None, Notice]:
+    """Its counts until it cannot be had any more; returns why. insists: that is raised."""
     checked = time.monotonic()
     drift: Notice | None = None
     for _ in _beats(every_s, sleep):
-        snapshot = tally.read()
+        try:
+            snapshot = tally.read()
+        except (NotSupported, NotPermitted, SourceError) as error:
+            if insists:
+                raise
+            return bpf_fallback(error)
         if time.monotonic() - checked >= CHECK_S:
             checked, drift = time.monotonic(), check(tally, request)
         if drift is not None:
             snapshot.provenance.add_notice(drift)
         yield snapshot
+    raise AssertionError("beats never end")
 
 
 def check(tally: Tally, request: Request) -> Notice | None:

@@ -96,3 +96,43 @@ def test_without_the_capabilities_nothing_is_tried(monkeypatch: pytest.MonkeyPat
 def test_bpf_by_name_is_no_wish_that_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotPermitted):
         counted(monkeypatch, source="bpf", by=("state",))
+
+
+class LostTally:
+    """Counts once, and cannot be had any more."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self.readings = [snapshot(established=5)]
+
+    def read(self) -> Snapshot:
+        if not self.readings:
+            raise NotPermitted("no room for a tally")
+        return self.readings.pop()
+
+    def __enter__(self) -> LostTally:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("source", ["auto", "bpf"])
+def test_a_tally_that_is_lost_is_counted_anew_unless_it_is_insisted_on(
+    monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    tally = LostTally()
+    monkeypatch.setattr(watching, "_open", lambda *_: (tally, None))
+    counts = watching.watch_counts(
+        Request(), 0, count=lambda: snapshot(established=7), source=source, sleep=lambda _: None
+    )
+    assert next(counts).total == 5
+    if source == "bpf":
+        with pytest.raises(NotPermitted, match="no room"):
+            next(counts)
+    else:
+        anew = [next(counts), next(counts)]
+        assert [one.total for one in anew] == [7, 7]
+        assert "no room for a tally" in str(anew[0].provenance.notices[0])
+    assert tally.closed
