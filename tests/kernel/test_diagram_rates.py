@@ -16,7 +16,7 @@ from finwait.lab.population import Group, Population, Spec
 from tests.kernel.bad_input import one_line, refusal
 from tests.kernel.finwait_command import COMMAND, ENVIRONMENT
 from tests.kernel.test_privileges import WITHOUT
-from tests.kernel.test_trace import CONNECT, PATIENCE_S, SERVE, SYSCTLS, Actor
+from tests.kernel.tracer import CONNECT, PATIENCE_S, SERVE, SYSCTLS, Actor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

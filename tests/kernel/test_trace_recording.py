@@ -15,8 +15,8 @@ from finwait.lab.population import Group
 from finwait.sources.change_records import CHANGE
 from finwait.wire.change_blocks import FIRST_LINE
 from tests.kernel.finwait_command import COMMAND, ENVIRONMENT, run
-from tests.kernel.test_trace import CLIENT, SERVER, steps, times
 from tests.kernel.test_trace_sums import BOTH_ENDS, connections
+from tests.kernel.tracer import CLIENT, SERVER, steps, times
 
 if TYPE_CHECKING:
     from collections.abc import Callable

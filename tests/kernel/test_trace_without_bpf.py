@@ -20,7 +20,7 @@ import pytest
 from tests.kernel.bad_input import one_line, refusal, run_bytes
 from tests.kernel.finwait_command import COMMAND, document_of
 from tests.kernel.test_privileges import WITHOUT
-from tests.kernel.test_trace import (
+from tests.kernel.tracer import (
     CLIENT,
     PORT,
     SERVER,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from finwait.lab.population import Population
-    from tests.kernel.test_trace import Row
+    from tests.kernel.tracer import Row
 
 __all__ = ["lab"]  # the fixture
 
