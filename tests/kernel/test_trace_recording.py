@@ -142,6 +142,20 @@ def test_standard_output_can_have_the_recording(held: Population, tmp_path: Path
     )
 
 
+@pytest.mark.parametrize("form", ["--json", "--ndjson"])
+def test_a_document_of_what_is_damaged_is_whole_and_says_so(held: Population, tmp_path: Path, form: str) -> None:
+    recorded(held, tmp_path / "x")
+    (tmp_path / "both").write_bytes(2 * (tmp_path / "x").read_bytes())
+    done = replayed(tmp_path / "both", form)
+    assert (done.returncode, done.stderr.count(b"\n")) == (3, 1)
+    assert b"both is damaged at offset" in done.stderr
+    lines = done.stdout if form == "--json" else done.stdout.splitlines()[-1]
+    end = json.loads(lines)
+    assert (end["complete"], [one["code"] for one in end["warnings"]]) == (False, ["ended_by_error"])
+    rows = end["rows"] if form == "--json" else changes(done.stdout)
+    assert steps(rows)["fin_wait_2>time_wait"] == COUNT
+
+
 def test_sigterm_ends_it_whole(held: Population, tmp_path: Path) -> None:
     live = recorded(held, tmp_path / "x", end_by=signal.SIGTERM)
     assert live.returncode == -signal.SIGTERM or live.returncode == 128 + signal.SIGTERM

@@ -120,6 +120,8 @@ def _states(word: str) -> frozenset[TcpState]:
 def _events(words: Sequence[str]) -> list[str]:
     from finwait.tcp.transitions import EVENTS
 
+    if [word.lower() for word in words] == ["all"]:
+        return list(EVENTS)
     for word in words:
         if _folded(word) not in EVENTS:
             from difflib import get_close_matches

@@ -20,7 +20,7 @@ from finwait.cli.parser import (
     seconds,
     whole_number,
 )
-from finwait.errors import UsageError
+from finwait.errors import FinwaitError, UsageError
 from finwait.query.narrowing import TESTABLE
 from finwait.text.messages import mark, translate
 
@@ -146,6 +146,9 @@ def run(arguments: Sequence[str]) -> int:
             _follow(trace, writer)
         except KeyboardInterrupt:
             writer.end()
+            raise
+        except FinwaitError as error:
+            writer.fail(error)
             raise
         writer.end()
     return 0

@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from finwait.errors import FinwaitError
     from finwait.replaying import Replay
     from finwait.table.batch import Batch
     from finwait.table.change import Loss, Ready, Summary
@@ -72,6 +73,18 @@ class Writer(ABC):
     def end(self) -> None:
         """No more comes."""
         self._say_notices(self.trace.provenance)
+
+    def fail(self, error: FinwaitError) -> None:
+        """No more comes because of `error`, which whoever called tells."""
+        self._say_notices(self.trace.provenance)
+
+    def _end_by(self, error: FinwaitError) -> None:
+        """Let a document that has begun be a whole one, and say that it is not complete."""
+        if self.begun:
+            self.trace.provenance.add_notice(
+                Notice("ended_by_error", "{reason}", missing="changes", arguments={"reason": error})
+            )
+            self.end()
 
     def _note_loss(self) -> None:
         """Let a document say that it is not complete; text says each loss where it stands."""
@@ -186,6 +199,9 @@ class _NdjsonWriter(Writer):
 
         output.write_json(loss_document(loss))
 
+    def fail(self, error: FinwaitError) -> None:
+        self._end_by(error)
+
     def end(self) -> None:
         from finwait.render.change_lines import end_document
 
@@ -231,6 +247,9 @@ class _JsonWriter(Writer):
     def _add(self, rows: bytes) -> None:
         output.write_chunks([self.before, rows])
         self.before = b",\n "
+
+    def fail(self, error: FinwaitError) -> None:
+        self._end_by(error)
 
     def end(self) -> None:
         from json import dumps

@@ -150,7 +150,7 @@ class TextPage:
             yield f"{self.style.paint(event['event'], 'bold')}  {who}"
             yield from self._indented(event["what"])
             for way in event["ways"]:
-                text = f"{way_text(way)} [{way['rfc']}]".removeprefix(event["what"]).removeprefix("; ").strip()
+                text = f"{way_text(way)} [{way['rfc']}]".removeprefix(event["what"]).lstrip(";； ")
                 start = f"  {NAME_BY_TOKEN[way['from']]:<{_STATE_CELLS}} > {NAME_BY_TOKEN[way['to']]:<{_STATE_CELLS}}  "
                 first, *more = wrapped(text, max(self.columns - len(start), LEAST_COLUMNS // 2))
                 yield start + first

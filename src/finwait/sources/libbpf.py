@@ -165,7 +165,11 @@ class Libbpf:
         reason = os.strerror(number)
         said = next((line for line in reversed(self.messages) if line.startswith("libbpf: ")), "")
         if number == errno.EPERM:  # the verifier refuses by EACCES
-            return NotPermitted("BPF is not permitted here ({request}: {reason})", request=request, reason=reason)
+            return NotPermitted(
+                "BPF is not permitted here ({request}: {reason}); it needs CAP_BPF and CAP_PERFMON, or root",
+                request=request,
+                reason=reason,
+            )
         if said:
             reason = f"{reason}; {said}"
         if number in {

@@ -111,6 +111,8 @@ class Tally:
         sums: dict[tuple[str, ...], int] = {}
         for cookie, by_state in counts.items():
             for state, count in by_state.items():
+                if state is TcpState.CLOSE:
+                    continue
                 cells = {"state": state.token, "netns": label_by_cookie[cookie]}
                 key = tuple(cells[name] for name in by)
                 sums[key] = sums.get(key, 0) + count
