@@ -19,7 +19,7 @@ struct bucket {
 	__u64 addresses[IN_BUCKET]; /* 0: free */
 	__u64 elsewhere; /* how many more that belong here are in `more_lives` */
 	struct finwait_life lives[IN_BUCKET];
-}; /* two cache lines */
+};
 
 /* User space makes both large enough for the sockets that there are. */
 struct {
@@ -76,7 +76,8 @@ static inline struct finwait_life *find_life(__u64 address)
 	return bucket->elsewhere ? bpf_map_lookup_elem(&more_lives, &address) : 0;
 }
 
-/* Of a socket that has none; whoever calls has the socket, so that nobody else begins one for it. Returns whether there was room. */
+/* Of a socket that has none; whoever calls has the socket, so that nobody else begins one for it. Returns whether there was room.
+ * Before the life is written an older one shows there, which only `own` could see; the next send or receive mends that. */
 static inline int begin_life(__u64 address, struct finwait_life *life)
 {
 	struct bucket *bucket = bucket_for(address);

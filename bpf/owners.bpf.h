@@ -21,7 +21,7 @@ struct {
 static __u32 reader_level; /* of the pid namespace in which processes are counted */
 static __u32 reader_pid_ns; /* its inode number */
 
-/* What was written to `names` last, and when: to write it once a second, so that it stays there, and when it changes. */
+/* What was written to `names` last, and when: it is written every 256 ticks, so that it stays there, and when it changes. */
 struct written {
 	__u64 words[2]; /* of the name */
 	__u32 tgid;
@@ -105,10 +105,16 @@ static inline int is_call(struct sock *sk, __u8 from, __u8 to)
 
 static inline void own(struct sock *sk)
 {
-	struct finwait_life *life = find_life(number_of(sk));
+	__u64 address = number_of(sk);
+	struct finwait_life *life = find_life(address);
+	__u32 tgid;
 
+	if (!life || life->tgid)
+		return;
+	tgid = running_tgid();
+	life = find_life(address); /* nothing holds the socket: it may have ended, and another's life stand there */
 	if (life && !life->tgid)
-		life->tgid = running_tgid();
+		life->tgid = tgid;
 }
 
 SEC("tp_btf/sock_send_length")

@@ -33,7 +33,7 @@ static inline void seed_request(struct sock_common *skc)
 		request_function = (__u64)request->req.req.rsk_timer.function;
 }
 
-/* The kernel holds the socket's lock meanwhile, so that its state stays. */
+/* The kernel holds the socket's lock meanwhile (Linux 5.15), so that its state stays and nobody else begins its life. */
 static inline void seed_full(struct sock_common *skc)
 {
 	struct finwait_life life = {.state = skc->skc_state, .hints = FINWAIT_COUNTED};
@@ -148,6 +148,8 @@ int seed_owners(struct bpf_iter__task_file *ctx)
 		return 0;
 	tgid = tgid_of(task);
 	remember_name(tgid, task);
-	life->tgid = tgid;
+	life = find_life(number_of(sk)); /* as in `own` */
+	if (life && !life->tgid)
+		life->tgid = tgid;
 	return 0;
 }

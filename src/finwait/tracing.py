@@ -241,9 +241,10 @@ class Trace:
         """After each pause whether it was the last one."""
         deadline = None if self.for_s is None else time.monotonic() + self.for_s
         while True:
-            left = pause() if deadline is None else max(deadline - time.monotonic(), 0)
+            pause_s = pause()
+            left = pause_s if deadline is None else max(deadline - time.monotonic(), 0)
             try:
-                self._sleep(min(pause(), left))
+                self._sleep(min(pause_s, left))
             except KeyboardInterrupt:  # what is there is told before the end
                 yield True
                 raise

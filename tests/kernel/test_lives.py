@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import bpf_build
 from finwait.lab.population import Group
+from finwait.sources import libbpf
 from tests.kernel.finwait_command import ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -88,10 +89,25 @@ def test_what_finds_no_room_in_its_bucket_is_kept_beside_it(population: Callable
     assert (sum(closed), known, lost) == (24, 2 * COUNT, 0)
 
 
+def test_kernels_that_do_not_know_the_cast_leave_its_calls_out(
+    population: Callable[..., Population], tmp_path: Path
+) -> None:
+    """Linux 5.16 to 6.1: the object itself, where this kernel finds neither the function nor the sign of it."""
+    content = Path(libbpf.__file__).with_name("bpf_objects").joinpath("trace_tcp.bpf.o").read_bytes()
+    for name in (b"\0MEM_RCU\0", b"\0bpf_rdonly_cast\0"):
+        assert name in content
+        content = content.replace(name, name[:-2] + b"X\0")
+    (tmp_path / "trace_tcp.bpf.o").write_bytes(content)
+    none, all_open, half_open, closed, known, lost = compare(population(), directory=str(tmp_path))
+    assert (none, all_open, half_open, closed, known, lost) == (
+        [1, 0], [1 + 2 * COUNT, 0], [1 + COUNT - 1, 0], [1, 0], 2 * COUNT, 0,
+    )  # fmt: skip
+
+
 def test_kernels_that_cannot_cast_read_by_calls(
     population: Callable[..., Population], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Linux 5.14 to 6.1: objects compiled as if this kernel were one of them."""
+    """Objects compiled as if no kernel had the cast."""
     monkeypatch.setattr(bpf_build, "_FLAGS", (*bpf_build._FLAGS, "-DCAN_CAST=0"))
     compiler = bpf_build.choose_compiler()
     for name, content in bpf_build.compile_files(ROOT, compiler, {"trace_tcp": "bpf/trace_tcp.bpf.c"}).items():

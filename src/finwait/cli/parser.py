@@ -37,6 +37,7 @@ OPTIONS_WITH_VALUE = frozenset({
 })  # fmt: skip
 
 
+_WITH_NUMBER = frozenset({"--top", "--limit", "--every", "--min-time", "--buffer", "--for", "--count", "--rates"})
 LEAST_HELP_WIDTH = 20
 MOST_SECONDS = 86_400.0
 
@@ -156,9 +157,7 @@ def _joined(words: Sequence[str]) -> list[str]:
     joined: list[str] = []
     for word in words:
         before = joined[-1] if joined else ""
-        is_less = (
-            word[:1] == "-" and word[1:2].isdigit() and before in OPTIONS_WITH_VALUE
-        )  # a number that is refused by name
+        is_less = word[:1] == "-" and word[1:2].isdigit() and before in _WITH_NUMBER
         if is_less or (before == "--sort" and word.startswith("-")) or (before == "--watch" and word[:1].isdigit()):
             joined[-1] = f"{before}={word}"
         elif before == "--watch" and not word.startswith("-"):

@@ -7,6 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 
 from finwait.cli import output
+from finwait.sources.change_recording import STANDARD_OUTPUT
 from finwait.table.snapshot import Notice
 from finwait.text.escape import escape_foreign
 from finwait.text.messages import mark, translate
@@ -145,7 +146,7 @@ class _RecordingWriter(Writer):
     def end(self) -> None:
         super().end()
         if self.begun:
-            path = "standard output" if self.options.record == "-" else escape_foreign(self.options.record)
+            path = translate(STANDARD_OUTPUT) if self.options.record == "-" else escape_foreign(self.options.record)
             output.say(translate(RECORDED).format(count=self.trace.told, path=path))
 
 

@@ -8,6 +8,7 @@ of day (8 bytes) and records; NAMES are process names by id, before the rows tha
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -22,7 +23,7 @@ from finwait.sources.text_file import cannot_read, cannot_write, read_line
 from finwait.table.change import EVIDENCE, Loss
 from finwait.table.snapshot import Netns, Notice, Provenance
 from finwait.tcp.state import TcpState
-from finwait.text.messages import mark
+from finwait.text.messages import mark, translate
 from finwait.version import __version__
 from finwait.wire.change_blocks import (
     DAMAGED,
@@ -52,6 +53,7 @@ NOT_CHANGES = mark("{path} is no recording of changes (finwait trace --record ma
 CUT = mark("the recording was cut: what came behind {time} is not in it")
 INCOMPLETE = mark("the recording says of itself that it is not complete: {code}")
 _TELLS = {"changes": CHANGES, "lifetimes": LIFETIMES}
+STANDARD_OUTPUT = mark("standard output")
 _RECORD = {CHANGES: LOOKED_UP, LIFETIMES: LIFETIME}
 _CLOCK_BYTES = 8
 _FAMILIES = (2, 10)
@@ -66,7 +68,7 @@ class ChangeRecorder:
     """
 
     def __init__(self, path: str) -> None:
-        self.path = "standard output" if path == "-" else path
+        self.path = translate(STANDARD_OUTPUT) if path == "-" else path
         self.kept = 0
         self._known: dict[int, str] = {}
         try:  # what is there stays until something comes to take its place
@@ -132,7 +134,10 @@ class ChangeRecorder:
         left = memoryview(block)
         try:
             while left:
-                left = left[self._file.write(left) or 0 :]
+                written = self._file.write(left)
+                if written is None:  # a pipe that does not wait
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                left = left[written:]
         except OSError as error:
             self.close()
             if not self.kept:
@@ -161,6 +166,8 @@ class ChangeRecording:
     def __init__(self, path: str) -> None:
         self.path = "standard input" if path == "-" else path
         self.names: dict[int, str] = {}
+        if path == "-" and sys.stdin is None:
+            raise cannot_read(self.path, OSError(errno.EBADF, os.strerror(errno.EBADF)))
         try:
             self._file: BinaryIO = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115 - closed by close
             first = self._file.read(len(FIRST_LINE))

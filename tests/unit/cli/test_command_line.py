@@ -9,7 +9,7 @@ from finwait.cli.count import build_parser as count_parser
 from finwait.cli.diagram import build_parser as diagram_parser
 from finwait.cli.list import build_parser as list_parser
 from finwait.cli.main import _choose_command
-from finwait.cli.parser import OPTIONS_OF_ONE, OPTIONS_WITH_VALUE
+from finwait.cli.parser import OPTIONS_OF_ONE, OPTIONS_WITH_VALUE, _joined
 from finwait.cli.trace import build_parser as trace_parser
 from finwait.errors import UsageError
 
@@ -92,3 +92,17 @@ def test_help_names_every_column(command: str) -> None:
     from finwait.table.columns import COLUMN_BY_NAME
 
     assert set(COLUMN_BY_NAME) <= set(PARSERS[command]().format_help().split())
+
+
+@pytest.mark.parametrize(
+    ("words", "joined"),
+    [
+        (("--for", "-1"), ["--for=-1"]),
+        (("--watch", "-4"), ["--watch", "-4"]),
+        (("--watch", "2", "-6"), ["--watch=2", "-6"]),
+        (("--lang", "-4"), ["--lang", "-4"]),
+        (("--top", "3", "-4"), ["--top", "3", "-4"]),
+    ],
+)
+def test_a_negative_number_is_a_value_where_a_number_must_follow(words: tuple[str, ...], joined: list[str]) -> None:
+    assert _joined(words) == joined
