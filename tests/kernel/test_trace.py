@@ -30,6 +30,7 @@ from tests.kernel.tracer import (
     Lab,
     Row,
     Tracer,
+    busy,
     lab,
     make_deaf_addresses,
     micros,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
     from finwait.lab.population import Population
 
-__all__ = ["lab"]  # the fixture
+__all__ = ["busy", "lab"]  # the fixtures
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -30,6 +30,7 @@ from tests.kernel.tracer import (
     Lab,
     Row,
     Tracer,
+    busy,
     lab,
     read_text,
     step,
@@ -38,11 +39,11 @@ from tests.kernel.tracer import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from finwait.lab.population import Population
 
-__all__ = ["lab"]  # the fixture
+__all__ = ["busy", "lab"]  # the fixtures
 
 
 # -- filters
@@ -130,32 +131,6 @@ def test_a_least_time_leaves_out_what_was_shorter_and_what_is_not_known(lab: Lab
 def run_in(place: Population, *arguments: str) -> tuple[int, bytes, bytes]:
     done = run_bytes(place.enter_command(*COMMAND, "trace", *arguments))
     return done.returncode, done.stdout, done.stderr
-
-
-ENDLESS = """
-import threading
-ended, made = threading.Event(), threading.Event()
-def work():
-    while not ended.is_set():
-        one = connect()
-        server.accept()[0].close()
-        one.close()
-        made.set()
-thread = threading.Thread(target=work)
-thread.start()
-made.wait()
-"""
-
-
-@pytest.fixture
-def busy(lab: Lab) -> Iterator[Population]:
-    """A namespace where connections come and go all the time."""
-    place = lab.place(sysctls={"net.ipv4.tcp_tw_reuse": 1})
-    actor = lab.actor(place, "busy")
-    actor.do("server = listen()")
-    actor.do(ENDLESS)
-    yield place
-    actor.do("ended.set(); thread.join()")
 
 
 def test_a_filter_that_matches_nothing_tells_nothing(busy: Population) -> None:

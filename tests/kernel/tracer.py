@@ -283,3 +283,29 @@ def make_deaf_addresses(place: Population) -> None:
 def micros(row: Row) -> int:
     hours, minutes, seconds = row["at"][11:-1].split(":")
     return (int(hours) * 60 + int(minutes)) * 60_000_000 + round(float(seconds) * 1_000_000)
+
+
+ENDLESS = """
+import threading
+ended, made = threading.Event(), threading.Event()
+def work():
+    while not ended.is_set():
+        one = connect()
+        server.accept()[0].close()
+        one.close()
+        made.set()
+thread = threading.Thread(target=work)
+thread.start()
+made.wait()
+"""
+
+
+@pytest.fixture
+def busy(lab: Lab) -> Iterator[Population]:
+    """A namespace where connections come and go all the time."""
+    place = lab.place(sysctls={"net.ipv4.tcp_tw_reuse": 1})
+    actor = lab.actor(place, "busy")
+    actor.do("server = listen()")
+    actor.do(ENDLESS)
+    yield place
+    actor.do("ended.set(); thread.join()")

@@ -77,7 +77,8 @@ class Writer(ABC):
 
     def fail(self, error: FinwaitError) -> None:
         """No more comes because of `error`, which whoever called tells."""
-        self._say_notices(self.trace.provenance)
+        if self.begun:
+            self._say_notices(self.trace.provenance)
 
     def _end_by(self, error: FinwaitError) -> None:
         """Let a document that has begun be a whole one, and say that it is not complete."""
