@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.__main__ import FINWAIT, byte_compiled
 from benchmarks.web_server import URL, missing_commands, web_server
+from finwait.lab.namespace import await_condition
 from finwait.sources.change_records import CHANGE
 
 if TYPE_CHECKING:
@@ -105,11 +106,8 @@ def run_with(tracer: Tracer, enter: Sequence[str], before: float) -> tuple[Run, 
 
 def _await_begin(tracer: Tracer, paths: Sequence[str]) -> None:
     """Until the tracer says anything, which all of them do when they are attached."""
-    deadline = time.monotonic() + PATIENCE_S
-    while tracer.speaks and not any(os.path.getsize(path) for path in paths):
-        if time.monotonic() > deadline:
-            raise SystemExit(f"{tracer.name} does not begin")
-        time.sleep(0.01)
+    if tracer.speaks and not await_condition(lambda: any(os.path.getsize(path) for path in paths), PATIENCE_S):
+        raise SystemExit(f"{tracer.name} does not begin")
 
 
 def _end(process: subprocess.Popen[bytes]) -> resource.struct_rusage:

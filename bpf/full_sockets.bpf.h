@@ -219,17 +219,15 @@ static inline void mark_listener(struct sock *sk, int listens)
 
 /* -- the tracepoints */
 
-static inline void keep_life(struct sock *sk, struct finwait_life *life, struct finwait_life *known)
+static inline void keep_life(__u64 address, struct finwait_life *life, struct finwait_life *known)
 {
-	__u64 key = number_of(sk);
-
 	if (life->state == TCP_CLOSE) {
 		if (known)
-			end_life(key);
+			end_life(address);
 	} else if (known) {
 		*known = *life;
 	} else {
-		begin_life(key, life);
+		begin_life(address, life);
 	}
 }
 
@@ -284,6 +282,7 @@ int on_inet_sock_set_state(__u64 *ctx)
 	struct finwait_life life = {}, *known;
 	__u8 remains = change.to;
 	__u32 counted = NOBODY;
+	__u64 address;
 
 	change.netns_cookie = sk->__sk_common.skc_net.net->net_cookie;
 	if (sk->sk_protocol != IPPROTO_TCP || change.from == change.to || !is_wanted_netns(change.netns_cookie))
@@ -296,7 +295,8 @@ int on_inet_sock_set_state(__u64 *ctx)
 		return 0;
 	}
 	change.at_ns = bpf_ktime_get_ns();
-	known = find_life(number_of(sk));
+	address = number_of(sk);
+	known = find_life(address);
 	if (known && change.from != TCP_CLOSE)
 		life = *known;
 	if (change.from == TCP_LISTEN && change.to == TCP_SYN_RECV) {
@@ -307,7 +307,7 @@ int on_inet_sock_set_state(__u64 *ctx)
 		}
 		life.since_ns = change.at_ns;
 		life.state = change.to;
-		keep_life(sk, &life, known);
+		keep_life(address, &life, known);
 		return 0;
 	}
 	describe(&change, sk, &life);
@@ -338,7 +338,7 @@ int on_inet_sock_set_state(__u64 *ctx)
 		mark_listener(sk, change.to == TCP_LISTEN);
 	if (!put_off(&change, sk, &life) && change.from != change.to)
 		tell(&change);
-	keep_life(sk, &life, known);
+	keep_life(address, &life, known);
 	return 0;
 }
 
@@ -348,7 +348,8 @@ int on_tcp_destroy_sock(__u64 *ctx)
 {
 	struct sock *sk = (struct sock *)ctx[0];
 	struct finwait_change change = {.to = TCP_CLOSE, .evidence = FINWAIT_INFERRED};
-	struct finwait_life *known = steady ? 0 : find_life(number_of(sk)), life = {};
+	__u64 address = number_of(sk);
+	struct finwait_life *known = steady ? 0 : find_life(address), life = {};
 
 	if (!known)
 		return 0;
@@ -364,7 +365,7 @@ int on_tcp_destroy_sock(__u64 *ctx)
 	life.state = TCP_CLOSE;
 	if (wants & FINWAIT_WANT_LIFETIMES)
 		follow(&change, sk, TCP_CLOSE);
-	keep_life(sk, &life, known);
+	keep_life(address, &life, known);
 	tell(&change);
 	return 0;
 }

@@ -237,14 +237,13 @@ class Trace:
                 if self._recorder is not None:
                     self._recorder.finish(provenance)
 
-    def _looks(self, pause: Callable[[], float]) -> Iterator[bool]:
-        """After each pause whether it was the last one."""
+    def _looks(self) -> Iterator[bool]:
+        """After each pause (`_pause_s`) whether it was the last one."""
         deadline = None if self.for_s is None else time.monotonic() + self.for_s
         while True:
-            pause_s = pause()
-            left = pause_s if deadline is None else max(deadline - time.monotonic(), 0)
+            left = self._pause_s if deadline is None else max(deadline - time.monotonic(), 0)
             try:
-                self._sleep(min(pause_s, left))
+                self._sleep(min(self._pause_s, left))
             except KeyboardInterrupt:  # what is there is told before the end
                 yield True
                 raise
@@ -268,7 +267,7 @@ class Trace:
         if self._recorder is not None:
             self._held = events.drain(self.question.tells)
             self._recorder.begin(self.provenance, self.question.tells, self.question.wanted.text, self._held.dtype)
-        for last in self._looks(lambda: self._pause_s):
+        for last in self._looks():
             began_ns = self._tell_time()
             records = events.drain(self.question.tells)
             if events.source == "bpf":
@@ -328,8 +327,8 @@ class Trace:
         every_s, by = self.question.every_s, self.question.by
         has_to_look = events.source != "bpf"  # or nothing is counted between two summaries
         due_s = time.monotonic() + (every_s or 0.0)
-        pause_s = PAUSE_S if has_to_look or every_s is None else every_s
-        for last in self._looks(lambda: pause_s):
+        self._pause_s = PAUSE_S if has_to_look or every_s is None else every_s
+        for last in self._looks():
             if has_to_look:
                 events.drain(COUNTS)
             if not last and (every_s is None or time.monotonic() < due_s):

@@ -37,12 +37,6 @@ from finwait.sources.change_records import CHANGES
 from finwait.sources.tcp_events import TcpEvents
 from finwait.table.request import Request
 from finwait.tcp.state import TcpState
-class Crowded(TcpEvents):
-    def _rooms(self, *arguments):
-        rooms = super()._rooms(*arguments)
-        if buckets:
-            self._buckets = rooms["lives"] = buckets
-        return rooms
 def kept():
     elements = [struct.unpack_from("6Q", events._object.read_element("lives", number)) for number in range(events._buckets)]
     beside = sum(1 for _ in events._object.read_map("more_lives"))
@@ -50,7 +44,7 @@ def kept():
     return sum(word != 0 for words in elements for word in words[:5]), beside
 server = socket.create_server(("127.0.0.1", 3000), backlog=4096)
 told = []
-with Crowded(CHANGES, Request(), Narrowing(), []) as events:
+with TcpEvents(CHANGES, Request(), Narrowing(), [], rooms={{"lives": buckets}} if buckets else None) as events:
     none = kept()
     clients = [socket.create_connection(("127.0.0.1", 3000)) for _ in range({COUNT})]
     accepted = [server.accept()[0] for _ in clients]

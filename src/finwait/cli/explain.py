@@ -12,7 +12,7 @@ from finwait.text.messages import language_in_use, mark, translate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from typing import Any
 
     from finwait.table.snapshot import Provenance
@@ -122,25 +122,24 @@ def _events(words: Sequence[str]) -> list[str]:
 
     if [word.lower() for word in words] == ["all"]:
         return list(EVENTS)
-    for word in words:
-        if _folded(word) not in EVENTS:
-            from difflib import get_close_matches
-
-            near = get_close_matches(_folded(word), list(EVENTS), n=1, cutoff=0.0)[0]
-            raise UsageError("no change has the cause '{word}'; did you mean {nearest}?", word=word, nearest=near)
-    return [_folded(word) for word in words] or list(EVENTS)
+    return _known(words, EVENTS, mark("no change has the cause '{word}'; did you mean {nearest}?"))
 
 
 def _timers(words: Sequence[str]) -> list[str]:
     from finwait.tcp.timers import TIMERS
 
+    return _known(words, TIMERS, mark("unknown timer '{word}'; did you mean {nearest}?"))
+
+
+def _known(words: Sequence[str], names: Collection[str], unknown: str) -> list[str]:
+    """The names that the words are, without words all. unknown: what to say of another word."""
     for word in words:
-        if _folded(word) not in TIMERS:
+        if _folded(word) not in names:
             from difflib import get_close_matches
 
-            near = get_close_matches(_folded(word), list(TIMERS), n=1, cutoff=0.0)[0]
-            raise UsageError("unknown timer '{word}'; did you mean {nearest}?", word=word, nearest=near)
-    return [_folded(word) for word in words] or list(TIMERS)
+            near = get_close_matches(_folded(word), list(names), n=1, cutoff=0.0)[0]
+            raise UsageError(unknown, word=word, nearest=near)
+    return [_folded(word) for word in words] or list(names)
 
 
 def _folded(word: str) -> str:

@@ -151,8 +151,8 @@ class OptionsParser(CommandParser):
 
 
 def _joined(words: Sequence[str]) -> list[str]:
-    """`--sort -column` and `--for -1` as one word: argparse would take the value for an option; and `--watch` without its number, where a word
-    of a filter follows: argparse would take that for the number.
+    """`--sort -column` and `--for -1` as one word: argparse would take the value for an option; and `--watch` without its number,
+    where a word of a filter follows: argparse would take that for the number.
     """  # fmt: skip
     joined: list[str] = []
     for word in words:

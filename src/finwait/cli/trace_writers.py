@@ -50,7 +50,7 @@ class Writer(ABC):
 
     def _say_begun(self) -> None:
         """To whoever waits at a terminal where nothing else would say it."""
-        if sys.stderr.isatty() and getattr(self.options, "for_s", None) is None and self.options.read is None:
+        if sys.stderr.isatty() and self.options.for_s is None and self.options.read is None:
             output.say(translate(BEGUN))
 
     def _say_notices(self, provenance: Provenance) -> None:
@@ -79,20 +79,6 @@ class Writer(ABC):
         """No more comes because of `error`, which whoever called tells."""
         if self.begun:
             self._say_notices(self.trace.provenance)
-
-    def _end_by(self, error: FinwaitError) -> None:
-        """Let a document that has begun be a whole one, and say that it is not complete."""
-        if self.begun:
-            self.trace.provenance.add_notice(
-                Notice("ended_by_error", "{reason}", missing="changes", arguments={"reason": error})
-            )
-            self.end()
-
-    def _note_loss(self) -> None:
-        """Let a document say that it is not complete; text says each loss where it stands."""
-        if self.trace.lost:
-            arguments = {"count": self.trace.lost}
-            self.trace.provenance.add_notice(Notice("changes_lost", LOST, missing="changes", arguments=arguments))
 
 
 class _TextWriter(Writer):
@@ -178,7 +164,25 @@ class _CsvWriter(Writer):
         output.write_csv(summary_rows(summary))
 
 
-class _NdjsonWriter(Writer):
+class _DocumentWriter(Writer):
+    """Documents for programs: what is to be known stands in them, not on standard error."""
+
+    def fail(self, error: FinwaitError) -> None:
+        """What has begun ends whole, and says that it is not complete."""
+        if self.begun:
+            self.trace.provenance.add_notice(
+                Notice("ended_by_error", "{reason}", missing="changes", arguments={"reason": error})
+            )
+            self.end()
+
+    def _note_loss(self) -> None:
+        """Let the end say that it is not complete; lines for people say each loss where it stands."""
+        if self.trace.lost:
+            arguments = {"count": self.trace.lost}
+            self.trace.provenance.add_notice(Notice("changes_lost", LOST, missing="changes", arguments=arguments))
+
+
+class _NdjsonWriter(_DocumentWriter):
     """A document a line."""
 
     def begin(self, ready: Ready) -> None:
@@ -201,9 +205,6 @@ class _NdjsonWriter(Writer):
 
         output.write_json(loss_document(loss))
 
-    def fail(self, error: FinwaitError) -> None:
-        self._end_by(error)
-
     def end(self) -> None:
         from finwait.render.change_lines import end_document
 
@@ -218,7 +219,7 @@ def _json_lines(batch: Batch, options: Namespace) -> bytes:
     return lifetime_lines(batch) if options.lifetimes else change_lines(batch)
 
 
-class _JsonWriter(Writer):
+class _JsonWriter(_DocumentWriter):
     """One document; what was lost stands among its rows."""
 
     def begin(self, ready: Ready) -> None:
@@ -249,9 +250,6 @@ class _JsonWriter(Writer):
     def _add(self, rows: bytes) -> None:
         output.write_chunks([self.before, rows])
         self.before = b",\n "
-
-    def fail(self, error: FinwaitError) -> None:
-        self._end_by(error)
 
     def end(self) -> None:
         from json import dumps

@@ -116,7 +116,9 @@ class TcpEvents:
         without = tuple(name for name in (*TIMERS, *RESETS, *CALLS, *RUN) if name not in (*self.programs, *runs))
         self._rings: dict[int, RingBuffer] = {}
         self._memory: dict[str, mmap] = {}
-        self._object = BpfObject(OBJECT, self._rooms(request, ring_bytes(ring)), without=without)
+        rooms_of = self._rooms(request, ring_bytes(ring))
+        self._buckets = rooms_of["lives"]
+        self._object = BpfObject(OBJECT, rooms_of, without=without)
         try:
             for want, name, record in (
                 (CHANGES, "changes", CHANGE),
@@ -148,11 +150,10 @@ class TcpEvents:
     def _rooms(self, request: Request, ring: int) -> dict[str, int]:
         """Elements of each map, bytes of each ring; next to nothing for what is not wanted."""
         sockets = max(LEAST_LIVES, 1 << (2 * allocated_sockets(request.roots.proc)).bit_length())
-        self._buckets = sockets // 4  # of five
         return {
             "changes": ring if self.wants & CHANGES else LEAST_BYTES,
             "lifetimes": ring if self.wants & LIFETIMES else LEAST_BYTES,
-            "lives": self._buckets,
+            "lives": sockets // 4,  # buckets of five
             "more_lives": sockets,
             "minis": VISITED if self.wants == SOCKETS else sockets,
             "listeners": VISITED,
