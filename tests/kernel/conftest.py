@@ -27,6 +27,13 @@ def _runs_here() -> bool:
     return os.uname().sysname == "Linux" and os.geteuid() == 0 and release >= _OLDEST_LINUX
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Nothing runs where the tests that run finwait as nobody could not: said at once, in one line, and not by each of them."""
+    closed = next((path for path in session.config.rootpath.parents if not path.stat().st_mode & 0o001), None)
+    if closed is not None and _runs_here() and not session.config.option.collectonly:
+        pytest.exit(f"finwait is run as nobody too, who may not enter {closed}; chmod o+x it, or clone elsewhere", 4)
+
+
 def pytest_runtest_setup() -> None:
     """Where the kernel tests cannot run they say so."""
     if not _runs_here():
