@@ -7,10 +7,12 @@ import re
 import time
 import uuid
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+import finwait
 from finwait.lab.population import Population
 from finwait.lab.spec import Group, Spec
 
@@ -29,7 +31,7 @@ def _runs_here() -> bool:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Nothing runs where the tests that run finwait as nobody could not: said at once, in one line, and not by each of them."""
-    closed = next((path for path in session.config.rootpath.parents if not path.stat().st_mode & 0o001), None)
+    closed = next((path for path in Path(finwait.__file__).parents if not path.stat().st_mode & 0o001), None)
     if closed is not None and _runs_here() and not session.config.option.collectonly:
         pytest.exit(f"finwait is run as nobody too, who may not enter {closed}; chmod o+x it, or clone elsewhere", 4)
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from finwait.errors import ParseError, Phrase, SourceError
 from finwait.sources.change_records import CHANGES, LIFETIME, LIFETIMES, LOOKED_UP
+from finwait.sources.input_file import name_of, open_input
 from finwait.sources.text_file import cannot_read, cannot_write, read_line
 from finwait.table.change import EVIDENCE, Loss
 from finwait.table.snapshot import Netns, Notice, Provenance
@@ -164,12 +165,10 @@ class ChangeRecording:
     """  # fmt: skip
 
     def __init__(self, path: str) -> None:
-        self.path = "standard input" if path == "-" else path
+        self.path = name_of(path)
         self.names: dict[int, str] = {}
-        if path == "-" and sys.stdin is None:
-            raise cannot_read(self.path, OSError(errno.EBADF, os.strerror(errno.EBADF)))
         try:
-            self._file: BinaryIO = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115 - closed by close
+            self._file = open_input(path)
             first = self._file.read(len(FIRST_LINE))
         except (OSError, ValueError) as error:
             raise cannot_read(self.path, error) from error

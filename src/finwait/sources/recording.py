@@ -7,15 +7,15 @@ stands before the first; finwait reads on past DONE and writes one, at the end.
 from __future__ import annotations
 
 import os
-import sys
-from errno import EBADF
 
 from finwait.errors import ParseError, SourceError
 from finwait.sources.diag_columns import DiagBuffer, decode_buffer
 from finwait.sources.diag_table import BATCH_BYTES, DuplicateFilter
+from finwait.sources.input_file import name_of, open_input
 from finwait.sources.readers import Reader
 from finwait.sources.record_columns import batches_of_records
 from finwait.sources.sock_diag import walk_notice
+from finwait.sources.text_file import cannot_read, reason_of
 from finwait.table.batch import Batch
 from finwait.table.bindings import Bindings
 from finwait.table.snapshot import Netns, Notice, Provenance
@@ -98,11 +98,11 @@ def open_recording(path: str) -> Recording:
 
     Raises SourceError where it cannot be opened, ParseError where it is none.
     """
-    name = "standard input" if path == "-" else path
+    name = name_of(path)
     try:
         file, sample = _open_seekable(path)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        raise SourceError("cannot read {path}: {reason}", path=name, reason=_reason(error)) from error
+        raise cannot_read(name, error) from error
     if sample.startswith(b"PK\x03\x04"):
         from finwait.sources.archive import open_archive
 
@@ -124,9 +124,7 @@ def open_recording(path: str) -> Recording:
 
 def _open_seekable(path: str) -> tuple[BinaryIO, bytes]:
     """The file at `path` and how it begins; a pipe is kept in a file without a name."""
-    if path == "-" and sys.stdin is None:
-        raise OSError(EBADF, os.strerror(EBADF))
-    file: BinaryIO = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115 - the reader closes it
+    file = open_input(path)
     try:
         if not file.seekable():
             file = _kept(file)
@@ -150,14 +148,8 @@ def _kept(pipe: BinaryIO) -> BinaryIO:
     return kept
 
 
-def _reason(error: OSError | ValueError) -> str:
-    """What the system says of `error`; some errors of Python's own have no number."""
-    number = error.errno if isinstance(error, OSError) else None
-    return os.strerror(number) if number else str(error)
-
-
 def _reason_of_errno(errno: int) -> str:
-    """The same of a number that stands in a recording, where any number may stand."""
+    """What the system says of a number that stands in a recording, where any number may stand."""
     return os.strerror(errno) if 0 < errno < MAX_ERRNO else f"errno {errno}"
 
 
@@ -232,7 +224,7 @@ class RawDumpReader(_RecordingReader):
         try:
             return self.file.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
         except OSError as error:
-            raise SourceError("cannot read the recording: {reason}", reason=_reason(error)) from error
+            raise SourceError("cannot read the recording: {reason}", reason=reason_of(error)) from error
 
     def _parse(self, buffer: memoryview, length: int, offset: int, wanted: Sequence[str]) -> tuple[DiagBuffer, Batch]:
         """What ``buffer[:length]`` holds; it stands `offset` bytes behind the file's beginning, where errors point."""

@@ -41,6 +41,11 @@ def cannot_read(path: str, error: OSError | ValueError) -> SourceError:
     return _failure("cannot read {path}: {reason}", path, error)
 
 
-def _failure(message_id: str, path: str, error: OSError | ValueError) -> SourceError:
+def reason_of(error: OSError | ValueError) -> str:
+    """What the system says of `error`; some errors of Python's own have no number."""
     number = error.errno if isinstance(error, OSError) else None
-    return SourceError(message_id, path=path, reason=os.strerror(number) if number else str(error))
+    return os.strerror(number) if number else str(error)
+
+
+def _failure(message_id: str, path: str, error: OSError | ValueError) -> SourceError:
+    return SourceError(message_id, path=path, reason=reason_of(error))
