@@ -36,7 +36,7 @@ struct finwait_change {
 	__u64 since_ns; /* when the state `from` began; 0: not known */
 	__u64 cookie; /* 0: none yet, a request socket has one only where somebody asked */
 	__u64 netns_cookie;
-	__u64 object; /* of a mini-socket, to join FINWAIT_GONE and FINWAIT_BACK; means nothing else */
+	__u64 object; /* a mini-socket's number, to join FINWAIT_GONE and FINWAIT_BACK; means nothing else */
 	__u8 local_address[16];
 	__u8 peer_address[16];
 	__u16 local_port;

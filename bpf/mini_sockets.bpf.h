@@ -13,6 +13,7 @@
 #include "slots.bpf.h"
 
 __u64 time_wait_ns SEC(".data"); /* TCP_TIMEWAIT_LEN */
+__u64 secret SEC(".data"); /* no address of the kernel's leaves it: recordings are given away */
 static __u64 jiffy_ns; /* the kernel's tick; 0: not known yet */
 static __u64 time_wait_function, request_function; /* of their timers; 0: not known yet */
 
@@ -85,7 +86,7 @@ enum {
 	})
 
 /* Fills `change` from a socket of which only the address is known. Returns whether anybody wants it. */
-static int describe_mini(struct finwait_change *change, struct sock_common *skc, __u64 timer)
+static int describe_mini(struct finwait_change *change, struct sock_common *skc, struct timer_list *timer)
 {
 	struct in6_addr local, peer;
 	__u64 head[HEAD / 8];
@@ -99,7 +100,7 @@ static int describe_mini(struct finwait_change *change, struct sock_common *skc,
 	if (!is_wanted_netns(change->netns_cookie) || (wanted_family && change->family != wanted_family))
 		return 0;
 	change->at_ns = bpf_ktime_get_ns();
-	change->object = timer;
+	change->object = number_of(timer) ^ secret;
 	change->cookie = MEMBER(skc_cookie.counter);
 	change->local_port = MEMBER(skc_num);
 	change->peer_port = swap16(MEMBER(skc_dport));
@@ -218,7 +219,7 @@ static long check_mini(struct bpf_map *map UNUSED, __u64 *key, struct finwait_mi
 	    READ(tw, tw_substate) != TCP_TIME_WAIT)
 		return 0;
 	timer = (void *)tw + OFFSET(struct inet_timewait_sock, tw_timer);
-	if (describe_mini(&change, skc, (__u64)timer))
+	if (describe_mini(&change, skc, timer))
 		tell_late_time_wait(mini, &change, timer);
 	return 0;
 }
@@ -239,7 +240,7 @@ static inline void start_time_wait(struct timer_list *timer)
 	struct finwait_mini mini = {};
 	struct slot *slot = own_slot();
 
-	if (!slot || slot->cancelled != (__u64)timer || !describe_mini(&change, &tw->__tw_common, (__u64)timer) ||
+	if (!slot || slot->cancelled != (__u64)timer || !describe_mini(&change, &tw->__tw_common, timer) ||
 	    change.cookie != slot->cancelled_cookie)
 		return;
 	mini.state = READ(tw, tw_substate);
@@ -265,7 +266,7 @@ static inline void start_request(struct timer_list *timer)
 		slot->running = 0;
 		return;
 	}
-	if (!describe_mini(&change, request_of(timer), (__u64)timer))
+	if (!describe_mini(&change, request_of(timer), timer))
 		return;
 	if (slot && slot->cancelled == (__u64)timer && request_since(request_of(timer))) { /* a new one has sent nothing yet */
 		come_back(slot, &change);
@@ -342,7 +343,7 @@ static inline void cancel_time_wait(struct slot *slot, struct timer_list *timer)
 {
 	struct finwait_change change = {.to = TCP_CLOSE};
 
-	if (!describe_mini(&change, time_wait_of(timer), (__u64)timer))
+	if (!describe_mini(&change, time_wait_of(timer), timer))
 		return;
 	slot->mini = (struct finwait_mini){};
 	take_mini(&slot->mini, &change, timer);
@@ -377,7 +378,7 @@ static inline void cancel_request(struct slot *slot, struct timer_list *timer)
 		complete(slot, request_since(skc));
 		return;
 	}
-	if (!describe_mini(&change, skc, (__u64)timer))
+	if (!describe_mini(&change, skc, timer))
 		return;
 	change.since_ns = request_since(skc);
 	slot->mini = (struct finwait_mini){.state = TCP_SYN_RECV, .since_ns = change.since_ns};
@@ -412,7 +413,7 @@ static inline void expire_time_wait(struct timer_list *timer)
 	struct finwait_mini mini = {};
 	struct slot *slot = own_slot();
 
-	if (!slot || !describe_mini(&change, time_wait_of(timer), (__u64)timer))
+	if (!slot || !describe_mini(&change, time_wait_of(timer), timer))
 		return;
 	change.hints |= FINWAIT_BY_TIMER;
 	if (slot->cancelled == (__u64)timer && slot->cancelled_cookie == change.cookie) {
@@ -440,7 +441,7 @@ static inline void expire_request(struct timer_list *timer)
 	struct finwait_change change = {.from = TCP_SYN_RECV, .to = TCP_CLOSE};
 	struct slot *slot = own_slot();
 
-	if (!slot || !describe_mini(&change, request_of(timer), (__u64)timer))
+	if (!slot || !describe_mini(&change, request_of(timer), timer))
 		return;
 	if (slot->cancelled == (__u64)timer)
 		come_back(slot, &change);

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from finwait.errors import UsageError
+import numpy as np
+
+from finwait.errors import ParseError, UsageError
 from finwait.query.narrowing import is_exact
 from finwait.sources.change_columns import totals_of
+from finwait.sources.change_order import SETTLED_NS, InOrder
 from finwait.sources.change_recording import ChangeRecording
 from finwait.sources.change_records import CHANGES, COUNTS, LIFETIMES, take_records
 from finwait.sources.change_sums import ChangeSums
@@ -19,6 +22,28 @@ if TYPE_CHECKING:
 
     from finwait.table.batch import Array, Batch
     from finwait.tracing import TraceQuestion
+
+
+LATE_NS = 2_000_000_000  # what is found by look-ups is told so late at most (CHECK_S)
+
+
+def _settled(recording: ChangeRecording) -> Iterator[tuple[Array, int] | Loss]:
+    """What has happened, in order, of what the kernel told; also where the recording turns out to be damaged."""
+    order, clock_ns, last_ns = InOrder(recording.tells), 0, 0
+    nothing = np.zeros(0, dtype=recording.record)
+    try:
+        for item in recording:
+            if isinstance(item, Loss):
+                yield order.pass_through(nothing, last_ns - SETTLED_NS), clock_ns
+                yield item
+                continue
+            records, clock_ns = item
+            last_ns = max(last_ns, int(records["at_ns"].max(initial=0)))
+            yield order.pass_through(records, last_ns - LATE_NS), clock_ns
+    except ParseError:
+        yield order.pass_through(nothing, None), clock_ns
+        raise
+    yield order.pass_through(nothing, None), clock_ns
 
 
 class Replay:
@@ -58,7 +83,7 @@ class Replay:
 
     def _items(self, recording: ChangeRecording) -> Iterator[tuple[Array, int] | Loss]:
         narrowing = self.question.narrowing()
-        for item in recording:
+        for item in recording if recording.settled else _settled(recording):
             if self._stopped:
                 return
             if isinstance(item, Loss):

@@ -21,8 +21,8 @@ from finwait.query.narrowing import accepted_changes, check_testable, is_exact, 
 from finwait.sources.bpf_ring import HEADER_BYTES
 from finwait.sources.change_columns import batch_of, lifetimes_of, totals_of
 from finwait.sources.change_narrowing import Narrowing
-from finwait.sources.change_order import SETTLED_NS, by_time, settle, split_at
-from finwait.sources.change_records import CHANGES, COUNTS, LIFETIMES, join_records, take_records
+from finwait.sources.change_order import SETTLED_NS, InOrder, count_happened
+from finwait.sources.change_records import CHANGES, COUNTS, LIFETIMES, take_records
 from finwait.sources.choice import may_load_bpf
 from finwait.sources.tcp_events import BY_LISTENER, BY_PROCESS, RING_BYTES, TOGETHER, TcpEvents
 from finwait.table.batch import ROWS_PER_BATCH, Batch
@@ -217,7 +217,7 @@ class Trace:
         self._stopped = False
         self._clock_ns = 0
         self._pause_s = PAUSE_S
-        self._held: Array | None = None
+        self._order = InOrder(question.tells)
 
     def stop(self) -> None:
         """Read what is there and end."""
@@ -265,15 +265,19 @@ class Trace:
 
     def _rows(self, events: Events) -> Iterator[Batch | Loss]:
         if self._recorder is not None:
-            self._held = events.drain(self.question.tells)
-            self._recorder.begin(self.provenance, self.question.tells, self.question.wanted.text, self._held.dtype)
+            if isinstance(events, TcpEvents) and events.is_chosen_by_kernel and self._is_for_later():
+                yield from self._keep_as_told(events, self._recorder)
+                return
+            first = events.drain(self.question.tells)
+            self._order.hold(first)
+            self._recorder.begin(self.provenance, self.question.tells, self.question.wanted.text, first.dtype)
         for last in self._looks():
             began_ns = self._tell_time()
             records = events.drain(self.question.tells)
             if events.source == "bpf":
-                self._pause_s = self._next_pause(records)
+                self._pause_s = self._next_pause(len(records), records.dtype.itemsize + HEADER_BYTES)
             yield from self._losses(events)
-            records = self._settled(records, None if last else began_ns - SETTLED_NS)
+            records = self._order.pass_through(records, None if last else began_ns - SETTLED_NS)
             for begin in range(0, len(records), ROWS_PER_BATCH):
                 batch = self._tell(events, records[begin : begin + ROWS_PER_BATCH])
                 if batch is not None and batch.length:
@@ -281,20 +285,35 @@ class Trace:
                 if self.told == self.most:
                     return
 
-    def _next_pause(self, records: Array) -> float:
-        """Behind `records`, that came in the last one."""
-        rate = len(records) / self._pause_s
-        most = self.question.ring_bytes / (2 * (records.dtype.itemsize + HEADER_BYTES)) / LONG_PAUSE_S
-        return LONG_PAUSE_S if MANY / PAUSE_S <= rate <= most else PAUSE_S
+    def _is_for_later(self) -> bool:
+        """Whether nobody looks at the rows now, and all that the kernel tells is wanted. (The reader of a pipe wants them at
+        once, and without those that are taken back.)
+        """  # fmt: skip
+        is_kept_only = self._recorder is not None and self._recorder.is_regular and not self._yields_rows
+        return is_kept_only and self._is_exact and self.most is None
 
-    def _settled(self, records: Array, before_ns: int | None) -> Array:
-        if self._held is not None and len(self._held):
-            records = join_records([self._held, records])
-        if self.question.tells == CHANGES:
-            settled, self._held = settle(records, before_ns)
-        else:
-            settled, self._held = split_at(by_time(records), before_ns)
-        return settled
+    def _keep_as_told(self, events: TcpEvents, recorder: ChangeRecorder) -> Iterator[Loss]:
+        """From the ring to the file; whoever reads it puts the changes in order."""
+        question = self.question
+        recorder.begin(
+            self.provenance, question.tells, question.wanted.text, events.peek(question.tells).dtype, settled=False
+        )
+        for _ in self._looks():
+            self._tell_time()
+            records = events.peek(question.tells)
+            self._pause_s = self._next_pause(len(records), records.dtype.itemsize)
+            yield from self._losses(events)
+            for begin in range(0, len(records), ROWS_PER_BATCH):
+                part = records[begin : begin + ROWS_PER_BATCH]
+                recorder.add(part, self._clock_ns, events.names)
+                self.told += count_happened(part)
+            events.release(question.tells, len(records))
+
+    def _next_pause(self, count: int, record_bytes: int) -> float:
+        """Behind `count` records, that came in the last one."""
+        rate = count / self._pause_s
+        most = self.question.ring_bytes / (2 * record_bytes) / LONG_PAUSE_S
+        return LONG_PAUSE_S if MANY / PAUSE_S <= rate <= most else PAUSE_S
 
     def _tell(self, events: Events, records: Array) -> Batch | None:
         """Keep those of `records` that are wanted; they are a batch where that is wanted, or had to be made."""

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -92,6 +93,25 @@ def test_without_print_it_says_how_many_changes_there_are_and_all_are_in_it(held
     )
     listener = {"closed>listen": 1, "listen>closed": 1}
     assert steps(rows) == times(COUNT, *CLIENT, *SERVER) + type(steps(rows))(listener)
+
+
+def test_what_is_kept_for_later_is_what_another_one_prints(held: Population, tmp_path: Path) -> None:
+    """Beside each other: one takes the kernel's records as they are, to be put in order when they are read."""
+    with (tmp_path / "printed").open("wb") as file:
+        command = held.enter_command(*COMMAND, "trace", "--ndjson")
+        with subprocess.Popen(command, stdout=file, env=ENVIRONMENT) as printing:
+            assert await_condition(lambda: (tmp_path / "printed").stat().st_size > 0, 20)
+            recorded(held, tmp_path / "x")
+            printing.send_signal(signal.SIGINT)
+    both = [
+        Counter(
+            (row["cookie"], row["from"], row["to"], row["why"], row["evidence"], row["process"])
+            for row in changes(output)
+        )
+        for output in (replayed(tmp_path / "x", "--ndjson").stdout, (tmp_path / "printed").read_bytes())
+    ]
+    assert both[0] == both[1]
+    assert both[0].total() > 10 * COUNT
 
 
 def test_a_recording_is_summed_up_and_filtered_as_what_happens_is(held: Population, tmp_path: Path) -> None:

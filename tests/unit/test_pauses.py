@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
+from finwait.sources.bpf_ring import HEADER_BYTES
 from finwait.sources.change_records import CHANGE
 from finwait.table.request import Request
 from finwait.tracing import LONG_PAUSE_S, PAUSE_S, Trace, TraceQuestion
@@ -14,7 +14,7 @@ def pauses(mib: int, *counts: int) -> list[float]:
     trace = Trace(TraceQuestion(Request(), ring_bytes=mib << 20))
     found = []
     for count in counts:
-        trace._pause_s = trace._next_pause(np.zeros(count, CHANGE))
+        trace._pause_s = trace._next_pause(count, CHANGE.itemsize + HEADER_BYTES)
         found.append(trace._pause_s)
     return found
 
@@ -32,4 +32,4 @@ def test_many_are_read_in_larger_pieces_until_they_are_few_again() -> None:
 def test_half_the_ring_is_never_filled_by_a_longer_pause(mib: int, most: int) -> None:
     assert pauses(mib, most) == [LONG_PAUSE_S]
     assert pauses(mib, most + 1) == [PAUSE_S]
-    assert most * LONG_PAUSE_S / PAUSE_S * (CHANGE.itemsize + 8) <= (mib << 20) / 2
+    assert most * LONG_PAUSE_S / PAUSE_S * (CHANGE.itemsize + HEADER_BYTES) <= (mib << 20) / 2

@@ -1,7 +1,7 @@
 """A BPF ring buffer, read in bulk: mapped memory, no callback and no system call a record (Documentation/bpf/ringbuf.rst).
 
-All records have one length, so that what is there is an array with a stride. NumPy makes one copy of it, and the room is given
-back to the kernel.
+All records have one length, so that what is there is an array. NumPy makes one copy of it, or none, and the room is given back
+to the kernel.
 """
 
 from __future__ import annotations
@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 HEADER_BYTES = 8  # BPF_RINGBUF_HDR_SZ
 BUSY = 1 << 31  # BPF_RINGBUF_BUSY_BIT: reserved, not written yet
 LEAST_BYTES = mmap.PAGESIZE
+_LENGTH = "ring_length"  # of the record, with BUSY
+
+
+def with_header(record: np.dtype[Any]) -> np.dtype[Any]:
+    """How a record lies in a ring: behind its length."""
+    fields = [(name, HEADER_BYTES + offset, kind) for name, (kind, offset, *_) in (record.fields or {}).items()]
+    names, offsets, formats = zip((_LENGTH, 0, np.dtype(np.uint32)), *fields, strict=True)
+    size = (HEADER_BYTES + record.itemsize + 7) // 8 * 8
+    return np.dtype({"names": names, "offsets": offsets, "formats": formats, "itemsize": size})
 
 
 def ring_bytes(wanted: int) -> int:
@@ -35,8 +44,8 @@ class RingBuffer:
 
     def __init__(self, descriptor: int, size: int, record: np.dtype[Any]) -> None:
         self.size = size
+        self.item = with_header(record)
         self._record = record
-        self._stride = (HEADER_BYTES + record.itemsize + 7) // 8 * 8
         page = mmap.PAGESIZE
         try:
             self._consumer_map = mmap.mmap(descriptor, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -51,22 +60,28 @@ class RingBuffer:
             self._producer_map, dtype=np.uint8, offset=page
         )  # the data twice, one behind the other
 
-    def drain(self) -> Array:
-        """A copy of the records that are there, in the order in which room was reserved for them."""
-        stride = self._stride
+    def peek(self) -> Array:
+        """The records that are there, in the order in which room was reserved for them, of type `item`: in the ring, where they
+        lie until `release`."""  # fmt: skip
         begin, end = int(self._consumer[0]), int(self._producer[0])
-        at, count = begin % self.size, (end - begin) // stride
-        items = self._data[at : at + count * stride].reshape(count, stride)
-        lengths = np.ascontiguousarray(items[:, :4]).view(np.uint32)[:, 0]
-        unwritten = np.flatnonzero(lengths & np.uint32(BUSY))
-        if len(unwritten):
-            items = items[: int(unwritten[0])]
-        records = items[:, HEADER_BYTES : HEADER_BYTES + self._record.itemsize].copy().view(self._record)[:, 0]
-        self._consumer[0] = begin + len(items) * stride
+        at, stride = begin % self.size, self.item.itemsize
+        items = self._data[at : at + (end - begin) // stride * stride].view(self.item)
+        unwritten = np.flatnonzero(items[_LENGTH] & np.uint32(BUSY))
+        return items[: int(unwritten[0])] if len(unwritten) else items
+
+    def release(self, count: int) -> None:
+        """Give the room of the first `count` records back."""
+        self._consumer[0] += np.uint64(count * self.item.itemsize)
+
+    def drain(self) -> Array:
+        """A copy of the records that are there; their room is given back."""
+        items = self.peek()
+        bytes_of = items.view(np.uint8).reshape(len(items), self.item.itemsize)
+        records = bytes_of[:, HEADER_BYTES : HEADER_BYTES + self._record.itemsize].copy().view(self._record)[:, 0]
+        self.release(len(items))
         return records
 
     def close(self) -> None:
-        """Unmap it."""
+        """Unmap it, when nobody has what `peek` returned any more: the traceback of an error may have it."""
         del self._consumer, self._producer, self._data
-        self._consumer_map.close()
-        self._producer_map.close()
+        del self._consumer_map, self._producer_map

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from finwait.sources.change_records import take_records
+from finwait.sources.change_records import CHANGES, join_records, take_records
 from finwait.tcp.state import TcpState
 from finwait.wire.bpf_layouts import ENUMS
 
@@ -22,6 +22,30 @@ ENDS = ("netns_cookie", "local_port", "peer_port", "local_address", "peer_addres
 GONE, BACK, REUSED, IN_CALL = (ENUMS[f"FINWAIT_{name}"] for name in ("GONE", "BACK", "REUSED", "IN_CALL"))
 # Numbers, not TcpState: NumPy asks a type that it is compared with for attributes, and loses a Ctrl-C that comes then.
 TIME_WAIT, SYN_RECV, SYN_SENT = int(TcpState.TIME_WAIT), int(TcpState.SYN_RECV), int(TcpState.SYN_SENT)
+
+
+class InOrder:
+    """Puts in order what comes piece by piece: changes (`tells` is CHANGES), some of which have not happened after all, or
+    whole lives. It holds what may still be taken back, or have others before it.
+    """  # fmt: skip
+
+    def __init__(self, tells: int) -> None:
+        self._tells = tells
+        self._held: Array | None = None
+
+    def hold(self, records: Array) -> None:
+        """Tell these with the next ones."""
+        self._held = records if self._held is None else join_records([self._held, records])
+
+    def pass_through(self, records: Array, before_ns: int | None) -> Array:
+        """What has happened until `before_ns` of what is held and `records`, all of it where that is None."""
+        if self._held is not None and len(self._held):
+            records = join_records([self._held, records])
+        if self._tells == CHANGES:
+            told, self._held = settle(records, before_ns)
+        else:
+            told, self._held = split_at(by_time(records), before_ns)
+        return told
 
 
 def settle(records: Array, before_ns: int | None) -> tuple[Array, Array]:
@@ -42,6 +66,11 @@ def settle(records: Array, before_ns: int | None) -> tuple[Array, Array]:
     if len(backs):
         records = take_records(records, told)
     return split_at(records, before_ns)
+
+
+def count_happened(records: Array) -> int:
+    """How many changes `settle` will leave of what the kernel told."""
+    return len(records) - 2 * int(np.count_nonzero(records["hints"] & BACK))
 
 
 def by_time(records: Array) -> Array:

@@ -2,13 +2,13 @@
 `finwait.wire.change_blocks`.
 
 HEAD is JSON: schema, host, boot id, kernel, byte order, source, what is told (changes or lifetimes), filter, namespaces, the
-layout of a record, so that a later finwait reads what an earlier one wrote. ROWS are what CLOCK_MONOTONIC lacked to the time
+layout of a record, so that a later finwait reads what an earlier one wrote, and whether records are settled or as the kernel
+told them: then their reader settles them (`finwait.sources.change_order`). ROWS are what CLOCK_MONOTONIC lacked to the time
 of day (8 bytes) and records; NAMES are process names by id, before the rows that need them; LOSS and DONE are JSON.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import stat
@@ -37,6 +37,7 @@ from finwait.wire.change_blocks import (
     NAMES,
     ROWS,
     build_block,
+    build_frame,
     check_content,
     parse_frame,
 )
@@ -56,6 +57,7 @@ INCOMPLETE = mark("the recording says of itself that it is not complete: {code}"
 _TELLS = {"changes": CHANGES, "lifetimes": LIFETIMES}
 STANDARD_OUTPUT = mark("standard output")
 _RECORD = {CHANGES: LOOKED_UP, LIFETIMES: LIFETIME}
+_KNOWN = {name: np.dtype(record[name]) for record in _RECORD.values() for name in record.names or ()}
 _CLOCK_BYTES = 8
 _FAMILIES = (2, 10)
 _MOST_STATE = max(TcpState)
@@ -76,11 +78,15 @@ class ChangeRecorder:
             descriptor = os.dup(1) if path == "-" else os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
             self._truncates = path != "-"
             self._file: BinaryIO = os.fdopen(descriptor, "wb", buffering=0)
+            self.is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
             raise cannot_write(path, error) from error
 
-    def begin(self, provenance: Provenance, tells: int, wanted: str, record: np.dtype[Any]) -> None:
-        """What follows are records of this type. wanted: the filter's text."""
+    def begin(
+        self, provenance: Provenance, tells: int, wanted: str, record: np.dtype[Any], *, settled: bool = True
+    ) -> None:
+        """What follows are records of this type. wanted: the filter's text. settled: whether they are what has happened, in
+        order, or what the kernel told of it."""  # fmt: skip
         head = {
             "schema": SCHEMA,
             "finwait": __version__,
@@ -91,28 +97,30 @@ class ChangeRecorder:
             "source": provenance.source,
             "tells": next(word for word, number in _TELLS.items() if number == tells),
             "filter": wanted,
+            "settled": settled,
             "taken_from": provenance.taken_from,
             "namespaces": [{"cookie": one.cookie, "inode": one.inode, "name": one.name} for one in provenance.netns],
             "bytes": record.itemsize,
             "fields": [
                 [name, record.fields[name][1], _code(record.fields[name][0])]
                 for name in record.names or ()
-                if record.fields is not None
+                if record.fields is not None and name in _KNOWN
             ],
         }
-        if self._truncates and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+        if self._truncates and self.is_regular:
             os.ftruncate(self._file.fileno(), 0)
         self._write(FIRST_LINE + build_block(HEAD, json.dumps(head).encode()))
 
     def add(self, records: Array, clock_ns: int, names_of: Callable[[Iterable[int]], Mapping[int, str]]) -> None:
-        """Keep `records`, and the names of their processes that are new."""
-        names = names_of(number for number in set(records["tgid"].tolist()) if number)
+        """Keep `records`, which lie without gaps, and the names of their processes that are new."""
+        names = names_of(number for number in np.unique(records["tgid"]).tolist() if number)
         new = {tgid: name for tgid, name in names.items() if self._known.get(tgid) != name}
-        blocks = build_block(NAMES, json.dumps(new).encode()) if new else b""
-        self._known.update(new)
-        self._write(
-            blocks + build_block(ROWS, clock_ns.to_bytes(_CLOCK_BYTES, sys.byteorder, signed=True) + records.tobytes())
-        )
+        if new:
+            self._write(build_block(NAMES, json.dumps(new).encode()))
+            self._known.update(new)
+        clock = clock_ns.to_bytes(_CLOCK_BYTES, sys.byteorder, signed=True)
+        content = memoryview(records.view(np.uint8))  # type: ignore[arg-type]
+        self._write(build_frame(ROWS, clock, content) + clock, content)
         self.kept += len(records)
 
     def lose(self, loss: Loss) -> None:
@@ -131,14 +139,15 @@ class ChangeRecorder:
         """Close the file."""
         self._file.close()
 
-    def _write(self, block: bytes) -> None:
-        left = memoryview(block)
+    def _write(self, *parts: bytes | memoryview) -> None:
+        left = [memoryview(part) for part in parts]
         try:
             while left:
-                written = self._file.write(left)
-                if written is None:  # a pipe that does not wait
-                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-                left = left[written:]
+                written = os.writev(self._file.fileno(), left)
+                while left and written >= len(left[0]):
+                    written -= len(left.pop(0))
+                if left:
+                    left[0] = left[0][written:]
         except OSError as error:
             self.close()
             if not self.kept:
@@ -158,8 +167,8 @@ def _code(field: np.dtype[Any]) -> str:
 
 
 class ChangeRecording:
-    """An open recording of changes. `provenance` and `tells` (CHANGES or LIFETIMES) are known at once, losses and the end when
-    `__iter__` has come there. Close it; it is a context manager.
+    """An open recording of changes. `provenance`, `tells` (CHANGES or LIFETIMES) and `settled` are known at once, losses and
+    the end when `__iter__` has come there. Close it; it is a context manager.
 
     Raises SourceError where it cannot be read, ParseError where it is none.
     """  # fmt: skip
@@ -196,6 +205,7 @@ class ChangeRecording:
             self.byte_order: str = head["byte_order"]
             self._dtype = _stored_dtype(head["bytes"], head["fields"], self.byte_order)
             self.source = text_or_none(head["source"]) or "bpf"
+            self.settled = head.get("settled") is not False
             self.provenance = Provenance(
                 "recording",
                 host=text_or_none(head["host"]),
@@ -266,17 +276,22 @@ class ChangeRecording:
                     Notice("recorded_incomplete", INCOMPLETE, missing="changes", arguments=arguments)
                 )
 
+    @property
+    def record(self) -> np.dtype[Any]:
+        """The type of its records."""
+        return _RECORD[self.tells]  # type: ignore[no-any-return]
+
     def _rows(self, content: bytes) -> tuple[Array, int]:
         with _Damage(self.path, self._offset):
             clock_ns = int.from_bytes(content[:_CLOCK_BYTES], self.byte_order, signed=True)  # type: ignore[arg-type]
             stored = np.frombuffer(content, dtype=self._dtype, offset=_CLOCK_BYTES)
-            records = np.zeros(len(stored), dtype=_RECORD[self.tells])
+            records = np.zeros(len(stored), dtype=self.record)
             for name in records.dtype.names or ():
                 if name in (stored.dtype.names or ()):
                     records[name] = stored[name]
             _check_records(records, clock_ns)
         if len(records):
-            self._last_ns = int(records["at_ns"][-1]) + clock_ns
+            self._last_ns = int(records["at_ns"].max()) + clock_ns
         return records, clock_ns
 
     def names_of(self, tgids: Iterable[int]) -> dict[int, str]:
@@ -322,19 +337,18 @@ class _Damage:
 def _stored_dtype(size: int, fields: list[list[Any]], byte_order: str) -> np.dtype[Any]:
     """The type of a record as HEAD describes it. Raises ValueError for one that finwait never wrote."""
     order = {"little": "<", "big": ">"}[byte_order]
-    known = {name: np.dtype(record[name]) for record in _RECORD.values() for name in record.names or ()}
     names, offsets, formats = [], [], []
     for name, offset, code in fields:
-        if name not in known:
+        if name not in _KNOWN:
             continue
-        if _code(known[name]) != code:
+        if _code(_KNOWN[name]) != code:
             raise ValueError(f"field {name[:40]} is of type {str(code)[:20]}")
         names.append(name)
         offsets.append(_natural(offset))
-        formats.append(known[name].newbyteorder(order))
+        formats.append(_KNOWN[name].newbyteorder(order))
     if "at_ns" not in names or not 0 < _natural(size) <= 1 << 16:
         raise ValueError("a record without a time, or of no length")
-    ends = [0, *(offset + known[name].itemsize for offset, name in sorted(zip(offsets, names, strict=True)))]
+    ends = [0, *(offset + _KNOWN[name].itemsize for offset, name in sorted(zip(offsets, names, strict=True)))]
     if any(offset < end for offset, end in zip([*sorted(offsets), size], ends, strict=True)):
         raise ValueError("the fields of a record overlap")  # few bytes would be many records
     return np.dtype({"names": names, "offsets": offsets, "formats": formats, "itemsize": size})

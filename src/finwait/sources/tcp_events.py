@@ -214,6 +214,7 @@ class TcpEvents:
             "bucket_shift": 65 - self._buckets.bit_length(),
             "members": self.members,
             "time_wait_ns": TIME_WAIT_NS,
+            "secret": int.from_bytes(os.urandom(8), sys.byteorder),
         }
 
     def learn_owners(self) -> None:
@@ -227,6 +228,20 @@ class TcpEvents:
         return (
             records if self._chosen is None else take_records(records, np.isin(records["netns_cookie"], self._chosen))
         )
+
+    def peek(self, want: int) -> Array:
+        """What was told since the last time and still lies in its ring, behind headers, until `release`: of all namespaces."""
+        self._check_minis()
+        return self._rings[want].peek()
+
+    def release(self, want: int, count: int) -> None:
+        """Give the room of the first `count` records of `peek` back to the kernel."""
+        self._rings[want].release(count)
+
+    @property
+    def is_chosen_by_kernel(self) -> bool:
+        """Whether the kernel tells of no other namespaces than those that are wanted."""
+        return self._chosen is None
 
     def _check_minis(self) -> None:
         """Ask now and then for what no tracepoint tells: a FIN-WAIT-2 without a program that has got its FIN."""

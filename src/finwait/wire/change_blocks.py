@@ -23,9 +23,17 @@ MORE = mark("something follows its end")
 WRONG_SUM = mark("the block's checksum is wrong")
 
 
+def build_frame(kind: bytes, *parts: bytes | memoryview) -> bytes:
+    """What stands before the content of a block, which `parts` are together."""
+    checksum = 0
+    for part in parts:
+        checksum = crc32(part, checksum)
+    return FRAME.pack(kind, checksum, sum(len(part) for part in parts))
+
+
 def build_block(kind: bytes, content: bytes) -> bytes:
     """The block, ready to be written."""
-    return FRAME.pack(kind, crc32(content), len(content)) + content
+    return build_frame(kind, content) + content
 
 
 def parse_frame(frame: bytes, path: str, offset: int) -> tuple[bytes, int, int]:

@@ -114,6 +114,17 @@ def test_what_was_read_stays_when_the_ring_goes_on(ring: Ring, buffer: RingBuffe
     assert int(kept["number"][0]) == 7
 
 
+def test_what_is_peeked_at_stays_in_the_ring_until_it_is_released(ring: Ring, buffer: RingBuffer) -> None:
+    for number in range(3):
+        ring.put(number)
+    assert [int(number) for number in buffer.peek()["number"]] == [0, 1, 2]
+    assert (buffer.peek()["small"] == buffer.peek()["number"] * 3).all()
+    assert ring.consumed == 0
+    buffer.release(2)
+    assert ring.consumed == 2 * STRIDE
+    assert drained(buffer) == [2]
+
+
 @pytest.mark.parametrize(
     ("wanted", "given"),
     [(1, PAGE), (PAGE, PAGE), (PAGE + 1, 2 * PAGE), (1 << 20, 1 << 20), ((1 << 20) + 1, 1 << 21), (3 << 20, 4 << 20)],
