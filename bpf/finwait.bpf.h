@@ -465,23 +465,20 @@ STATIC_ASSERT_SIZE(struct finwait_loose, 48);
 
 /* -- what programs share */
 
-enum bpf_type_flag { /* include/linux/bpf.h; came with Linux 6.2, as bpf_rdonly_cast did */
-	MEM_RCU = 1,
-};
-extern void *bpf_rdonly_cast(const void *object, __u32 type) __attribute__((section(".ksyms"), weak));
+extern void *bpf_rdonly_cast(const void *object, __u32 type) __attribute__((section(".ksyms")));
 
-enum { /* of __builtin_preserve_field_info, __builtin_preserve_enum_value and __builtin_btf_type_id */
+enum { /* of __builtin_preserve_field_info and __builtin_btf_type_id */
 	FIELD_OFFSET = 0,
 	FIELD_EXISTS = 2,
-	ENUM_VALUE_EXISTS = 0,
 	KERNELS_TYPE = 1,
 };
 #define OFFSET(type, field) __builtin_preserve_field_info(((type *)0)->field, FIELD_OFFSET)
 
-/* Whether a struct of which only the address is known can be read by loads; else by a call for each member. CO-RE makes a constant
- * of it, and the verifier drops the other way. */
+/* Whether a struct of which only the address is known is read by loads (bpf_rdonly_cast, Linux 6.2); else by a call for each
+ * member. Linux 5.14 and 5.15 refuse a program with a function that they do not know, even where it is never called, so that each
+ * way has an object of its own. */
 #ifndef CAN_CAST
-#define CAN_CAST __builtin_preserve_enum_value(*(typeof(enum bpf_type_flag) *)MEM_RCU, ENUM_VALUE_EXISTS)
+#define CAN_CAST 0
 #endif
 
 /* A member of a struct of which only the address is known; zeros where it cannot be read. */

@@ -2,6 +2,9 @@
 /* Tells every change of state of TCP connections, those of mini-sockets too; or counts them. Two walks tell it what was there
  * before: one over the sockets, and one over the descriptors.
  */
+#ifndef CAN_CAST
+#define CAN_CAST 1
+#endif
 #include "full_sockets.bpf.h"
 #include "mini_sockets.bpf.h"
 

@@ -14,7 +14,7 @@ from finwait.wire.bpf_layouts import GLOBALS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from finwait.table.capability import Answer, Capability
     from finwait.table.request import Roots
@@ -139,7 +139,9 @@ def probe_owners(_: Roots, known: Mapping[str, Capability]) -> Answer:
 
 def probe_trace(_: Roots, known: Mapping[str, Capability]) -> Answer:
     """The programs that tell changes of state load."""
-    return _try_program(known, LINUX_5_14, lambda: _load("trace_tcp"))
+    from finwait.sources.tcp_tracepoints import missing_programs, object_name
+
+    return _try_program(known, LINUX_5_14, lambda: _load(object_name(), missing_programs()))
 
 
 def probe_namespaces(_: Roots, known: Mapping[str, Capability]) -> Answer:
@@ -147,11 +149,10 @@ def probe_namespaces(_: Roots, known: Mapping[str, Capability]) -> Answer:
     return _try_program(known, LINUX_5_8, lambda: _load("ns_files"))
 
 
-def _load(name: str) -> None:
+def _load(name: str, without: Sequence[str] = ()) -> None:
     from finwait.sources.libbpf import BpfObject
-    from finwait.sources.tcp_tracepoints import missing_programs
 
-    BpfObject(name, without=missing_programs(name)).close()
+    BpfObject(name, without=without).close()
 
 
 def _try_program(known: Mapping[str, Capability], least_linux: str, load: Callable[[], None]) -> Answer:

@@ -28,7 +28,7 @@ from finwait.sources.choice import allocated_sockets
 from finwait.sources.libbpf import BpfObject, drain, open_library
 from finwait.sources.namespaces import visit_places
 from finwait.sources.sock_diag import netns_of, open_beside
-from finwait.sources.tcp_tracepoints import CALLS, OBJECT, RESETS, RUN, STATES, TIMERS, missing_programs
+from finwait.sources.tcp_tracepoints import CALLS, RESETS, RUN, STATES, TIMERS, missing_programs, object_name
 from finwait.tcp.state import TcpState
 from finwait.wire.bpf_layouts import ENUMS
 from finwait.wire.bpf_records import Layout, comm_text, global_value, globals_section, numpy_dtype
@@ -102,7 +102,7 @@ class TcpEvents:
         self._chosen: Array | None = None  # cookies of more namespaces than the kernel chooses by itself
         self._places = self._count_places(request)
         tells = wants & (CHANGES | LIFETIMES) or members == BY_PROCESS
-        missing = missing_programs(OBJECT, request.roots.sys)
+        missing = missing_programs(request.roots.sys)
         chosen = (
             *STATES,
             *(TIMERS if timers else ()),
@@ -118,7 +118,7 @@ class TcpEvents:
         self._memory: dict[str, mmap] = {}
         rooms_of = self._rooms(request, ring_bytes(ring))
         self._buckets = rooms_of["lives"]
-        self._object = BpfObject(OBJECT, rooms_of, without=without)
+        self._object = BpfObject(object_name(request.roots.sys), rooms_of, without=without)
         try:
             for want, name, record in (
                 (CHANGES, "changes", CHANGE),
@@ -179,7 +179,7 @@ class TcpEvents:
             if not request.all_netns and any(netns.cookie is None for netns in self.netns):
                 raise NotSupported("this kernel does not tell a network namespace's cookie (Linux 5.14 or later)")
             wanted = self._wanted(narrowing, request)
-            self._object.write_section(".data", globals_section(OBJECT, ".data", wanted))
+            self._object.write_section(".data", globals_section(self._object.name, ".data", wanted))
             if "learn_reader" in self._runs and request.roots.proc == "/proc":  # else processes are the host's
                 self._object.run("learn_reader")
             for program in self.programs:
@@ -192,7 +192,7 @@ class TcpEvents:
         if owners:
             self.learn_owners()
         if self.wants == SOCKETS:
-            self._object.write_section(".data", globals_section(OBJECT, ".data", wanted | {"steady": 1}))
+            self._object.write_section(".data", globals_section(self._object.name, ".data", wanted | {"steady": 1}))
 
     def _wanted(self, narrowing: Narrowing, request: Request) -> dict[str, int | bytes]:
         cookies = tuple(netns.cookie for netns in self.netns if netns.cookie)
@@ -298,12 +298,12 @@ class TcpEvents:
         as inferred.
         """
         content = self._object.read_section(".bss")
-        return sum(global_value(OBJECT, content, name) for name in LOSSES)
+        return sum(global_value(self._object.name, content, name) for name in LOSSES)
 
     def wanted_rooms(self) -> dict[str, int]:
         """Of the maps that a reading visits: elements that would have been enough, where they were not."""
         content = self._object.read_section(".bss")
-        lost = {name: global_value(OBJECT, content, f"lost_{name}") for name in ("listeners", "minis")}
+        lost = {name: global_value(self._object.name, content, f"lost_{name}") for name in ("listeners", "minis")}
         rooms = {name: max(self._least_rooms.get(name, 0), VISITED) for name in lost}
         return {name: 4 * (rooms[name] + count) for name, count in lost.items() if count}
 
