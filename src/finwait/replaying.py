@@ -111,26 +111,34 @@ class Replay:
                 return
 
     def _sum(self, recording: ChangeRecording) -> Iterator[Summary | Loss]:
-        sums, end_ns = ChangeSums(), 0
+        sums, end_ns, damage = ChangeSums(), 0, None
         is_whole = is_exact(self.question.wanted)
-        for item in self._items(recording):
-            if isinstance(item, Loss):
-                yield item
-                continue
-            records, clock_ns = item
-            if not is_whole:
-                records, _ = wanted_rows(
-                    self.question, records, clock_ns, recording.provenance.netns, recording.names_of
-                )
-            sums.add(records)
-            self.told += len(records)
-            if len(records):
-                end_ns = int(records["at_ns"].max()) + clock_ns
-        provenance = recording.provenance
+        try:
+            for item in self._items(recording):
+                if isinstance(item, Loss):
+                    yield item
+                    continue
+                records, clock_ns = item
+                if not is_whole:
+                    records, _ = wanted_rows(
+                        self.question, records, clock_ns, recording.provenance.netns, recording.names_of
+                    )
+                sums.add(records)
+                self.told += len(records)
+                if len(records):
+                    end_ns = int(records["at_ns"].max()) + clock_ns
+        except ParseError as error:  # what stands before it is told
+            damage = error
+        yield self._summary(sums, end_ns, recording.provenance)
+        if damage is not None:
+            raise damage
+
+    def _summary(self, sums: ChangeSums, end_ns: int, provenance: Provenance) -> Summary:
+        """end_ns: the last change, where the recording does not tell its end."""
         if provenance.taken_to is not None:
             end_ns = round(provenance.taken_to * 1e9)
         begin_ns = round((provenance.taken_from or 0) * 1e9)
         totals = sums.totals()
         end_ns = max(end_ns, begin_ns)
         named = totals_of(totals, totals[:0], provenance.netns)
-        yield Summary(begin_ns, end_ns, (end_ns - begin_ns) / 1e9, named)
+        return Summary(begin_ns, end_ns, (end_ns - begin_ns) / 1e9, named)

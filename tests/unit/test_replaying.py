@@ -95,6 +95,17 @@ def test_what_is_held_is_told_at_the_end_and_before_a_damage(tmp_path: Path) -> 
     assert found == [1, 2]
 
 
+def test_sums_of_what_stands_before_a_damage_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    write(path, at(0, records(change(1), change(2))))
+    path.write_bytes(path.read_bytes() + b"more")
+    items = iter(Replay(TraceQuestion(Request(), tells=COUNTS, is_recorded=True), str(path)))
+    summaries = [item for item in (next(items), next(items)) if isinstance(item, Summary)]
+    assert [totals.count for summary in summaries for totals in summary.totals] == [2]
+    with pytest.raises(ParseError, match="something follows its end"):
+        next(items)
+
+
 def test_sums_leave_out_what_has_not_happened(tmp_path: Path) -> None:
     write(tmp_path / "x", at(0, records(change(1), gone(2, 7))), at(2, records(back(7), change(3))))
     question = TraceQuestion(Request(), tells=COUNTS, is_recorded=True)

@@ -137,8 +137,8 @@ def _known(words: Sequence[str], names: Collection[str], unknown: str) -> list[s
         if _folded(word) not in names:
             from difflib import get_close_matches
 
-            near = get_close_matches(_folded(word), list(names), n=1, cutoff=0.0)[0]
-            raise UsageError(unknown, word=word, nearest=near)
+            near = get_close_matches(_folded(word), list(names), n=1, cutoff=0.5) or names
+            raise UsageError(unknown, word=word, nearest=", ".join(near))
     return [_folded(word) for word in words] or list(names)
 
 

@@ -54,6 +54,7 @@ def test_a_transition_has_two_states() -> None:
     [
         (["tim-wait"], "unknown TCP state 'tim-wait'; did you mean time_wait?"),
         (["timer", "keepalve"], "unknown timer 'keepalve'; did you mean keepalive?"),
+        (["timer", "foo"], "unknown timer 'foo'; did you mean syn_retries, "),
         (["keepalive"], "'keepalive' is a timer; 'finwait explain timer keepalive' tells of it"),
         (["transition", "listen"], "'finwait explain transition' takes two states, not 1"),
         (["transition", "listen", "x", "y"], "'finwait explain transition' takes two states, not 3"),
