@@ -2,7 +2,7 @@
 on another one: what the programs in the kernel cost, without what finwait itself does.
 
 One loop on one processor connects over loopback, accepts, sends both ways and closes. Of its windows of 200 connections the
-twentieth fastest in a hundred counts, and of each tracer the least of all rounds: what else happens on a machine makes a loop
+fifth fastest in a hundred counts, and of each tracer the least of all rounds: what else happens on a machine makes a loop
 slower, never faster, so that rounds enough tell microseconds that the throughput of a web server (`benchmarks.tracing`) does
 not.
 """
@@ -68,11 +68,12 @@ def microseconds(tracer: Tracer | None, enter: tuple[str, ...]) -> float:
         with open(output, "wb"):
             process = begun(tracer, enter, output)
         loop = (*enter, sys.executable, "-c", LOOP, str(SECONDS))
-        found = float(subprocess.run(loop, capture_output=True, text=True, check=True).stdout)
-        if process is not None:
-            process.send_signal(signal.SIGINT)
-            process.wait(10)
-    return found
+        try:
+            return float(subprocess.run(loop, capture_output=True, text=True, check=True).stdout)
+        finally:
+            if process is not None:
+                process.send_signal(signal.SIGINT)
+                process.wait(10)
 
 
 def chosen(words: list[str]) -> Iterator[Tracer]:

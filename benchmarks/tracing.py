@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from benchmarks.__main__ import FINWAIT, byte_compiled
 from benchmarks.web_server import URL, missing_commands, web_server
 from finwait.lab.namespace import await_condition
+from finwait.sources.bpf_ring import with_header
 from finwait.sources.change_records import CHANGE
 
 if TYPE_CHECKING:
@@ -59,7 +60,12 @@ TRACERS = (
     Tracer("finwait count --watch 1", (FINWAIT, "count", "--watch", "1", "--ndjson"), 0.05),
     Tracer("finwait trace --summary", (FINWAIT, "trace", "--summary", "--every", "1", "--ndjson")),
     Tracer("finwait trace --lifetimes", (FINWAIT, "trace", "--lifetimes")),
-    Tracer("finwait trace --record", (FINWAIT, "trace", "--record", OUTPUT), 0.12, record_bytes=CHANGE.itemsize),
+    Tracer(
+        "finwait trace --record",
+        (FINWAIT, "trace", "--record", OUTPUT),
+        0.12,
+        record_bytes=with_header(CHANGE).itemsize,
+    ),
     Tracer("finwait trace", (FINWAIT, "trace")),
     Tracer("finwait trace --ndjson", (FINWAIT, "trace", "--ndjson")),
     Tracer("finwait trace state time-wait", (FINWAIT, "trace", "state", "time-wait")),

@@ -64,7 +64,7 @@ static inline void describe(struct finwait_change *change, struct sock *sk, stru
 		change->tgid = life->tgid;
 		copy_addresses(change->local_address, change->peer_address, &sk->__sk_common);
 		describe_cause(change, sk, life);
-	} else if (change->to == TCP_FIN_WAIT2 || change->to == TCP_CLOSING || change->to == TCP_CLOSE) {
+	} else if (change->to == TCP_FIN_WAIT1 || change->to == TCP_CLOSE) {
 		change->cookie = cookie_of(&sk->__sk_common); /* its timewait socket will have it */
 	}
 }
@@ -342,7 +342,8 @@ int on_inet_sock_set_state(__u64 *ctx)
 	return 0;
 }
 
-/* A socket that is destroyed has been CLOSED; if that was missed, it is told now. */
+/* A socket that is destroyed has been CLOSED; if that was missed, it is told now, with what remains of its connection. Several are
+ * missed at once where timers of many sockets run in the midst of `on_inet_sock_set_state`. */
 SEC("tp_btf/tcp_destroy_sock")
 int on_tcp_destroy_sock(__u64 *ctx)
 {
@@ -350,6 +351,7 @@ int on_tcp_destroy_sock(__u64 *ctx)
 	struct finwait_change change = {.to = TCP_CLOSE, .evidence = FINWAIT_INFERRED};
 	__u64 address = number_of(sk);
 	struct finwait_life *known = steady ? 0 : find_life(address), life = {};
+	__u8 remains;
 
 	if (!known)
 		return 0;
@@ -362,11 +364,17 @@ int on_tcp_destroy_sock(__u64 *ctx)
 	change.from = life.state;
 	if (life.hints & FINWAIT_COUNTED)
 		move(change.netns_cookie, life.state, NOBODY);
+	if (life.state != TCP_FIN_WAIT2)
+		change.since_ns = change.at_ns; /* of what remains */
+	remains = state_of_remainder(&change, sk);
+	change.since_ns = life.since_ns;
 	life.state = TCP_CLOSE;
 	if (wants & FINWAIT_WANT_LIFETIMES)
-		follow(&change, sk, TCP_CLOSE);
+		follow(&change, sk, remains);
 	keep_life(address, &life, known);
-	tell(&change);
+	change.to = remains;
+	if (change.from != change.to)
+		tell(&change);
 	return 0;
 }
 

@@ -161,12 +161,15 @@ static inline int learn_tick(void)
 	return jiffy_ns != 0;
 }
 
-/* When a timewait socket came to TIME_WAIT, if its timer was not set anew since; to the tick. */
+/* When a timewait socket came to TIME_WAIT, if its timer was not set anew since; to the tick, but not after `now_ns`. */
 static __u64 time_wait_since(struct timer_list *timer, __u64 now_ns)
 {
 	__s64 left = READ(timer, expires) - bpf_jiffies64();
 
-	return learn_tick() ? now_ns + left * (__s64)jiffy_ns - time_wait_ns : 0;
+	if (!learn_tick())
+		return 0;
+	left = left * (__s64)jiffy_ns - time_wait_ns;
+	return left > 0 ? now_ns : now_ns + left;
 }
 
 /* An orphan in FIN_WAIT2 has got its FIN: it is in TIME_WAIT. Where the timer's new time falls where the old one did, the kernel
@@ -178,6 +181,8 @@ static void tell_late_time_wait(struct finwait_mini *mini, struct finwait_change
 	late.at_ns = time_wait_since(timer, change->at_ns);
 	if (!late.at_ns)
 		late.at_ns = change->at_ns;
+	if (late.at_ns < mini->since_ns) /* within one tick */
+		late.at_ns = mini->since_ns;
 	late.since_ns = mini->since_ns;
 	late.tgid = mini->tgid;
 	late.from = TCP_FIN_WAIT2;

@@ -6,59 +6,48 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finwait.errors import ParseError, UsageError
+from finwait.errors import FinwaitError, UsageError
 from finwait.query.narrowing import is_exact
 from finwait.sources.change_columns import totals_of
 from finwait.sources.change_order import SETTLED_NS, InOrder
 from finwait.sources.change_recording import ChangeRecording
 from finwait.sources.change_records import CHANGES, COUNTS, LIFETIMES, take_records
 from finwait.sources.change_sums import ChangeSums
+from finwait.sources.input_file import wait
+from finwait.table.batch import ROWS_PER_BATCH
 from finwait.table.change import Loss, Ready, Summary
 from finwait.table.snapshot import Provenance
 from finwait.tracing import wanted_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from finwait.table.batch import Array, Batch
     from finwait.tracing import TraceQuestion
 
 
-LATE_NS = 2_000_000_000  # what is found by look-ups is told so late at most (CHECK_S)
-
-
-def _settled(recording: ChangeRecording) -> Iterator[tuple[Array, int] | Loss]:
-    """What has happened, in order, of what the kernel told; also where the recording turns out to be damaged."""
-    order, clock_ns, last_ns = InOrder(recording.tells), 0, 0
-    nothing = np.zeros(0, dtype=recording.record)
-    try:
-        for item in recording:
-            if isinstance(item, Loss):
-                yield order.pass_through(nothing, last_ns - SETTLED_NS), clock_ns
-                yield item
-                continue
-            records, clock_ns = item
-            last_ns = max(last_ns, int(records["at_ns"].max(initial=0)))
-            yield order.pass_through(records, last_ns - LATE_NS), clock_ns
-    except ParseError:
-        yield order.pass_through(nothing, None), clock_ns
-        raise
-    yield order.pass_through(nothing, None), clock_ns
-
-
 class Replay:
-    """The changes of the recording at `path`, `most` of them at most. Iterate once, as a `Trace`.
+    """The changes of the recording at `path`, `most` of them at most. until: waits for a pipe, as `wait` does, and is asked
+    before each block. Iterate once, as a `Trace`.
 
     Raises SourceError, ParseError, and UsageError where the question is of what was not recorded.
     """
 
-    def __init__(self, question: TraceQuestion, path: str, *, most: int | None = None) -> None:
+    def __init__(
+        self,
+        question: TraceQuestion,
+        path: str,
+        *,
+        most: int | None = None,
+        until: Callable[[Callable[[], object]], None] = wait,
+    ) -> None:
         self.question = question
         self.path = path
         self.most = most
         self.provenance = Provenance("recording")
         self.told = 0
         self.lost = 0
+        self._until = until
         self._stopped = False
 
     def stop(self) -> None:
@@ -66,7 +55,7 @@ class Replay:
         self._stopped = True
 
     def __iter__(self) -> Iterator[Ready | Batch | Loss | Summary]:
-        with ChangeRecording(self.path) as recording:
+        with ChangeRecording(self.path, self._until) as recording:
             self._check(recording)
             self.provenance = recording.provenance
             yield Ready(self.provenance, recording.source)
@@ -83,15 +72,39 @@ class Replay:
 
     def _items(self, recording: ChangeRecording) -> Iterator[tuple[Array, int] | Loss]:
         narrowing = self.question.narrowing()
-        for item in recording if recording.settled else _settled(recording):
-            if self._stopped:
-                return
+        for item in self._in_order(recording):
             if isinstance(item, Loss):
                 self.lost += item.lost
                 yield item
                 continue
             records, clock_ns = item
-            yield take_records(records, narrowing.accepts(records)), clock_ns
+            for begin in range(0, len(records), ROWS_PER_BATCH):
+                part = records[begin : begin + ROWS_PER_BATCH]
+                yield take_records(part, narrowing.accepts(part)), clock_ns
+
+    def _in_order(self, recording: ChangeRecording) -> Iterator[tuple[Array, int] | Loss]:
+        """What has happened, held as long as a trace holds it; all of what was read also where nothing more can be."""
+        order, clock_ns, last_ns = InOrder(recording.tells), 0, 0
+        nothing = np.zeros(0, dtype=recording.record)
+        try:
+            for item in self._blocks(recording):
+                if isinstance(item, Loss):
+                    yield item
+                    continue
+                records, clock_ns = item
+                last_ns = max(last_ns, int(records["at_ns"].max(initial=0)))
+                yield (records if recording.settled else order.pass_through(records, last_ns - SETTLED_NS)), clock_ns
+        except (FinwaitError, KeyboardInterrupt):
+            yield order.pass_through(nothing, None), clock_ns
+            raise
+        yield order.pass_through(nothing, None), clock_ns
+
+    def _blocks(self, recording: ChangeRecording) -> Iterator[tuple[Array, int] | Loss]:
+        for item in recording:
+            yield item
+            if self._stopped:
+                return
+            self._until(lambda: True)
 
     def _rows(self, recording: ChangeRecording) -> Iterator[Batch | Loss]:
         for item in self._items(recording):
@@ -111,7 +124,7 @@ class Replay:
                 return
 
     def _sum(self, recording: ChangeRecording) -> Iterator[Summary | Loss]:
-        sums, end_ns, damage = ChangeSums(), 0, None
+        sums, end_ns = ChangeSums(), 0
         is_whole = is_exact(self.question.wanted)
         try:
             for item in self._items(recording):
@@ -127,11 +140,10 @@ class Replay:
                 self.told += len(records)
                 if len(records):
                     end_ns = int(records["at_ns"].max()) + clock_ns
-        except ParseError as error:  # what stands before it is told
-            damage = error
+        except (FinwaitError, KeyboardInterrupt):  # what stands before it is told
+            yield self._summary(sums, end_ns, recording.provenance)
+            raise
         yield self._summary(sums, end_ns, recording.provenance)
-        if damage is not None:
-            raise damage
 
     def _summary(self, sums: ChangeSums, end_ns: int, provenance: Provenance) -> Summary:
         """end_ns: the last change, where the recording does not tell its end."""

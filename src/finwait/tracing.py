@@ -21,7 +21,7 @@ from finwait.query.narrowing import accepted_changes, check_testable, is_exact, 
 from finwait.sources.bpf_ring import HEADER_BYTES
 from finwait.sources.change_columns import batch_of, lifetimes_of, totals_of
 from finwait.sources.change_narrowing import Narrowing
-from finwait.sources.change_order import SETTLED_NS, InOrder, count_happened
+from finwait.sources.change_order import SETTLED_NS, InOrder
 from finwait.sources.change_records import CHANGES, COUNTS, LIFETIMES, take_records
 from finwait.sources.choice import may_load_bpf
 from finwait.sources.tcp_events import BY_LISTENER, BY_PROCESS, RING_BYTES, TOGETHER, TcpEvents
@@ -48,8 +48,10 @@ if TYPE_CHECKING:
         source: str
         netns: list[Netns]
 
-        def drain(self, want: int) -> Array:
-            """What was told since the last time: an array of records (`finwait.sources.change_records`)."""
+        def drain(self, want: int, *, last: bool = False) -> Array:
+            """What was told since the last time: an array of records (`finwait.sources.change_records`). last: it does not wait
+            any more with what it looks up now and then.
+            """  # fmt: skip
 
         def totals(self) -> Array:
             """What was counted since the begin: an array of TOTALS."""
@@ -273,7 +275,7 @@ class Trace:
             self._recorder.begin(self.provenance, self.question.tells, self.question.wanted.text, first.dtype)
         for last in self._looks():
             began_ns = self._tell_time()
-            records = events.drain(self.question.tells)
+            records = events.drain(self.question.tells, last=last)
             if events.source == "bpf":
                 self._pause_s = self._next_pause(len(records), records.dtype.itemsize + HEADER_BYTES)
             yield from self._losses(events)
@@ -298,16 +300,16 @@ class Trace:
         recorder.begin(
             self.provenance, question.tells, question.wanted.text, events.peek(question.tells).dtype, settled=False
         )
-        for _ in self._looks():
+        for last in self._looks():
             self._tell_time()
-            records = events.peek(question.tells)
+            records = events.peek(question.tells, last=last)
             self._pause_s = self._next_pause(len(records), records.dtype.itemsize)
             yield from self._losses(events)
             for begin in range(0, len(records), ROWS_PER_BATCH):
                 part = records[begin : begin + ROWS_PER_BATCH]
                 recorder.add(part, self._clock_ns, events.names)
-                self.told += count_happened(part)
-            events.release(question.tells, len(records))
+                events.release(question.tells, len(part))
+                self.told = recorder.kept
 
     def _next_pause(self, count: int, record_bytes: int) -> float:
         """Behind `count` records, that came in the last one."""

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from finwait.lab.namespace import await_condition
 from finwait.lab.population import Population
 from finwait.lab.spec import Group, Spec
 from tests.kernel.bad_input import IN_OWN_MOUNTS, left_in, one_line, refusal, run_bytes, told
 from tests.kernel.finwait_command import COMMAND, ENVIRONMENT, output_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 OUTPUTS = [("count",), ("count", "--json"), ("count", "--csv"), ("count", "--help"), ("list",), ("list", "--json"),
@@ -153,6 +155,24 @@ def test_ctrl_c_while_standard_input_is_read_ends_with_130(running: Any, command
     assert [(process.wait(10), process.stdout.read(), talk_of(process)) for process in processes] == [
         (130, b"", b"")
     ] * 16
+
+
+@pytest.mark.parametrize("pair", [socket.socketpair, os.openpty], ids=["socket", "terminal"])
+def test_ctrl_c_ends_the_reading_of_a_socket_and_a_terminal(running: Any, pair: Callable[[], Any]) -> None:
+    ours, theirs = (end if isinstance(end, int) else end.detach() for end in pair())
+    process = running("list", "--read", "-", stdin=theirs)
+    os.write(ours, b"ESTAB 0 0 10.0.0.1:80 10.0.0.2:1024\n")
+    assert await_condition(lambda: "poll" in wait_of(process.pid), 10.0)
+    process.send_signal(signal.SIGINT)
+    assert (process.wait(10), process.stdout.read(), talk_of(process)) == (130, b"", b"")
+    for end in (ours, theirs):
+        os.close(end)
+
+
+def wait_of(pid: int) -> str:
+    """What the process waits for in the kernel."""
+    with open(f"/proc/{pid}/wchan", encoding="ascii") as file:
+        return file.read()
 
 
 # -- recordings on the way

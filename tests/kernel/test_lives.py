@@ -87,3 +87,50 @@ def test_kernels_before_6_2_read_by_calls(population: Callable[..., Population],
     assert (name, none, all_open, half_open, closed, known, lost) == (
         "trace_tcp_calls", [1, 0], [1 + 2 * COUNT, 0], [1 + COUNT - 1, 0], [1, 0], 2 * COUNT, 0,
     )  # fmt: skip
+
+
+# Runs inside a namespace: COUNT connections, of which the program is not run any more once they are established.
+MISSED = f"""
+import json, socket
+from collections import Counter
+from finwait.sources.change_narrowing import Narrowing
+from finwait.sources.change_records import CHANGES
+from finwait.sources.tcp_events import TcpEvents
+from finwait.table.change import EVIDENCE
+from finwait.table.request import Request
+from finwait.tcp.state import TcpState
+server = socket.create_server(("127.0.0.1", 3000), backlog=4096)
+with TcpEvents(CHANGES, Request(), Narrowing(), []) as events:
+    clients = [socket.create_connection(("127.0.0.1", 3000)) for _ in range({COUNT})]
+    accepted = [server.accept()[0] for _ in clients]
+    events.drain(CHANGES)
+    events._object._library.call("bpf_link__destroy", events._object._links.pop("on_inet_sock_set_state"))
+    for client, other in zip(clients, accepted):
+        client.close()
+        assert not other.recv(1)
+        other.close()
+    records = events.drain(CHANGES, last=True)
+    names = [[TcpState(one[name]).name for name in ("from", "to")] for one in records]
+    steps = Counter((*two, EVIDENCE[one["evidence"]], bool(one["since_ns"])) for two, one in zip(names, records))
+    print(json.dumps(sorted([*step, count] for step, count in steps.items())))
+"""
+
+
+def test_what_was_missed_is_told_when_the_socket_goes_with_what_remains(population: Callable[..., Population]) -> None:
+    """As where timers of many sockets run in the midst of the program, so that it is not run for them."""
+    done = subprocess.run(
+        population().enter_command(sys.executable, "-c", MISSED),
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    steps = json.loads(done.stdout)
+    assert [step for step in steps if step[2] == "inferred" and step[1] == "CLOSE"] == [
+        ["ESTABLISHED", "CLOSE", "inferred", True, COUNT]
+    ]
+    remains = [step for step in steps if step[1] in {"TIME_WAIT", "FIN_WAIT2"} and step[0] == "ESTABLISHED"]
+    assert sum(step[-1] for step in remains) == COUNT
+    orphans = sum(step[-1] for step in steps if step[1] == "FIN_WAIT2")
+    assert sum(step[-1] for step in steps if step[:2] == ["FIN_WAIT2", "TIME_WAIT"]) == orphans

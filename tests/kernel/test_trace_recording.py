@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import signal
 import subprocess
 import sys
-from collections import Counter
-from typing import TYPE_CHECKING, Any
+import termios
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 
@@ -103,15 +104,14 @@ def test_what_is_kept_for_later_is_what_another_one_prints(held: Population, tmp
             assert await_condition(lambda: (tmp_path / "printed").stat().st_size > 0, 20)
             recorded(held, tmp_path / "x")
             printing.send_signal(signal.SIGINT)
-    both = [
-        Counter(
-            (row["cookie"], row["from"], row["to"], row["why"], row["evidence"], row["process"])
-            for row in changes(output)
-        )
-        for output in (replayed(tmp_path / "x", "--ndjson").stdout, (tmp_path / "printed").read_bytes())
-    ]
-    assert both[0] == both[1]
-    assert both[0].total() > 10 * COUNT
+    by_ends: list[dict[Any, Any]] = [{}, {}]
+    outputs = replayed(tmp_path / "x", "--ndjson").stdout, (tmp_path / "printed").read_bytes()
+    for found, output in zip(by_ends, outputs, strict=True):
+        for row in changes(output):
+            told = [row[name] for name in ("from", "to", "why", "evidence", "process")]
+            found.setdefault((row["local_port"], row["peer_port"]), []).append(told)
+    assert by_ends[0] == by_ends[1]
+    assert sum(map(len, by_ends[0].values())) > 10 * COUNT
 
 
 def test_a_recording_is_summed_up_and_filtered_as_what_happens_is(held: Population, tmp_path: Path) -> None:
@@ -255,3 +255,29 @@ with finwait.trace(read=path) as changes:
 def test_the_library_reads_what_it_recorded(held: Population, tmp_path: Path) -> None:
     work = f"import sys; sys.argv = ['x', '7']\n{connections(7)[2]}"
     assert held.run(sys.executable, "-c", LIBRARY, str(tmp_path / "x"), work) == "true\n"
+
+
+def unread_in(pipe: IO[bytes]) -> int:
+    """How many bytes its reader has not read yet."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+@pytest.mark.parametrize("end_by", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_reading_of_a_pipe_and_what_was_read_is_told(
+    held: Population, tmp_path: Path, end_by: signal.Signals
+) -> None:
+    live = recorded(held, tmp_path / "x")
+    whole = len(changes(replayed(tmp_path / "x", "--ndjson").stdout))
+    command = (*COMMAND, "trace", "--read", "-", "--ndjson")
+    with (
+        (tmp_path / "printed").open("wb") as file,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, env=ENVIRONMENT) as reading,
+    ):
+        assert reading.stdin is not None
+        reading.stdin.write((tmp_path / "x").read_bytes()[:-8])
+        reading.stdin.flush()
+        assert await_condition(lambda: unread_in(reading.stdin) == 0, 20)
+        reading.send_signal(end_by)
+        assert reading.wait(10) == (130 if end_by == signal.SIGINT else -end_by)
+    assert len(changes((tmp_path / "printed").read_bytes())) == whole
+    assert f"{whole} changes were written".encode() in live.stderr

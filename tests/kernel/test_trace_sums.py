@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from finwait.lab.population import Group
@@ -66,6 +67,36 @@ def test_a_summary_counts_every_transition_exactly(population: Callable[..., Pop
     }  # fmt: skip
     assert all(row["p50_us"] <= row["p90_us"] <= row["p99_us"] for row in summary["times"])
     assert (end["type"], end["lost"]) == ("end", 0)
+
+
+# Whole batches are closed by their clients before their servers close: delayed acknowledgements of many are due at once, and a
+# FIN-WAIT-2 without a program lasts less than a tick.
+BATCHES = """
+import socket, sys
+server = socket.create_server(("127.0.0.1", 3000), backlog=4096)
+for _ in range(int(sys.argv[1])):
+    clients = [socket.create_connection(("127.0.0.1", 3000)) for _ in range(97)]
+    accepted = [server.accept()[0] for _ in clients]
+    [client.close() for client in clients]
+    for one in accepted:
+        assert not one.recv(1)
+        one.close()
+"""
+
+
+def test_no_time_is_longer_than_the_trace_and_nothing_ends_that_goes_on(population: Callable[..., Population]) -> None:
+    held = population(Group("LISTEN", 1), sysctls={"net.ipv4.tcp_tw_reuse": 0})
+    summary, _ = traced(held, "--summary", work=(sys.executable, "-c", BATCHES, "11"))
+    whole_us = (_moment(summary["to"]) - _moment(summary["from"])) / timedelta(microseconds=1)
+    assert all(row["total_us"] <= row["count"] * whole_us and row["p99_us"] <= 2 * whole_us for row in summary["times"])
+    counts = {(row["from"], row["to"]): row["count"] for row in summary["transitions"]}
+    assert sum(count for (begin, _), count in counts.items() if begin == "fin_wait_1") == 11 * 97
+    assert sum(count for (_, end), count in counts.items() if end == "time_wait") == 11 * 97
+    assert ("fin_wait_1", "closed") not in counts
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
 
 
 def test_summaries_come_at_every_interval_and_their_sum_is_the_whole(population: Callable[..., Population]) -> None:

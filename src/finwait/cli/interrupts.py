@@ -7,12 +7,13 @@ from signal import SIG_DFL, SIGHUP, SIGINT, SIGTERM, default_int_handler, getsig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
 
 class WhileAsleep:
-    """Within the block the first Ctrl-C, SIGTERM or SIGHUP is a KeyboardInterrupt of `sleep`, now or at its next call, so that
-    what was read is written too; a second one interrupts whatever runs. SIGTERM and SIGHUP end the process behind the block.
+    """Within the block the first Ctrl-C, SIGTERM or SIGHUP is a KeyboardInterrupt of `sleep` or `until`, now or at the next call,
+    so that what was read is written too; a second one interrupts whatever runs. SIGTERM and SIGHUP end the process behind the block.
     What is ignored stays so.
     """  # fmt: skip
 
@@ -43,10 +44,20 @@ class WhileAsleep:
         self._asleep = False
         raise KeyboardInterrupt
 
-    def sleep(self, seconds: float) -> None:
-        """Sleep so long."""
+    def _fall_asleep(self) -> None:
         self._asleep = True
         if self._came is not None:
             self._interrupt()
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep so long."""
+        self._fall_asleep()
         time.sleep(seconds)
+        self._asleep = False
+
+    def until(self, is_ready: Callable[[], object]) -> None:
+        """Until `is_ready`, which waits a moment itself, says so."""
+        self._fall_asleep()
+        while not is_ready():
+            pass
         self._asleep = False

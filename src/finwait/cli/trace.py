@@ -180,7 +180,7 @@ def _trace(question: TraceQuestion, options: Namespace, interrupts: WhileAsleep)
     if options.read is not None:
         from finwait.replaying import Replay
 
-        return Replay(question, options.read, most=options.count)
+        return Replay(question, options.read, most=options.count, until=interrupts.until)
     from finwait.tracing import Trace
 
     recorder = None

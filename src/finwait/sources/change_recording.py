@@ -2,9 +2,10 @@
 `finwait.wire.change_blocks`.
 
 HEAD is JSON: schema, host, boot id, kernel, byte order, source, what is told (changes or lifetimes), filter, namespaces, the
-layout of a record, so that a later finwait reads what an earlier one wrote, and whether records are settled or as the kernel
-told them: then their reader settles them (`finwait.sources.change_order`). ROWS are what CLOCK_MONOTONIC lacked to the time
-of day (8 bytes) and records; NAMES are process names by id, before the rows that need them; LOSS and DONE are JSON.
+layout of a record, so that a later finwait reads what an earlier one wrote. By schema 1 records are what has happened, in
+order; by schema 2 they are as the kernel told them, and their reader settles them (`finwait.sources.change_order`). ROWS are
+what CLOCK_MONOTONIC lacked to the time of day (8 bytes) and records; NAMES are process names by id, before the rows that need
+them; LOSS and DONE are JSON.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import time
 import numpy as np
 
 from finwait.errors import ParseError, Phrase, SourceError
-from finwait.sources.change_records import CHANGES, LIFETIME, LIFETIMES, LOOKED_UP
-from finwait.sources.input_file import name_of, open_input
+from finwait.sources.change_order import count_happened
+from finwait.sources.change_records import CHANGES, LIFETIME, LIFETIMES, LOOKED_UP, ticks_of
+from finwait.sources.input_file import name_of, open_input, wait
 from finwait.sources.text_file import cannot_read, cannot_write, read_line
 from finwait.table.change import EVIDENCE, Loss
 from finwait.table.snapshot import Netns, Notice, Provenance
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 
     from finwait.table.batch import Array
 
-SCHEMA = "finwait.changes/1"
+SCHEMA, SCHEMA_AS_TOLD = "finwait.changes/1", "finwait.changes/2"
 NOT_CHANGES = mark("{path} is no recording of changes (finwait trace --record makes them)")
 CUT = mark("the recording was cut: what came behind {time} is not in it")
 INCOMPLETE = mark("the recording says of itself that it is not complete: {code}")
@@ -73,6 +75,7 @@ class ChangeRecorder:
     def __init__(self, path: str) -> None:
         self.path = translate(STANDARD_OUTPUT) if path == "-" else path
         self.kept = 0
+        self._settled = True
         self._known: dict[int, str] = {}
         try:  # what is there stays until something comes to take its place
             descriptor = os.dup(1) if path == "-" else os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -88,7 +91,7 @@ class ChangeRecorder:
         """What follows are records of this type. wanted: the filter's text. settled: whether they are what has happened, in
         order, or what the kernel told of it."""  # fmt: skip
         head = {
-            "schema": SCHEMA,
+            "schema": SCHEMA if settled else SCHEMA_AS_TOLD,
             "finwait": __version__,
             "host": provenance.host,
             "boot_id": read_line("/proc/sys/kernel/random/boot_id"),
@@ -97,7 +100,6 @@ class ChangeRecorder:
             "source": provenance.source,
             "tells": next(word for word, number in _TELLS.items() if number == tells),
             "filter": wanted,
-            "settled": settled,
             "taken_from": provenance.taken_from,
             "namespaces": [{"cookie": one.cookie, "inode": one.inode, "name": one.name} for one in provenance.netns],
             "bytes": record.itemsize,
@@ -107,6 +109,7 @@ class ChangeRecorder:
                 if record.fields is not None and name in _KNOWN
             ],
         }
+        self._settled = settled
         if self._truncates and self.is_regular:
             os.ftruncate(self._file.fileno(), 0)
         self._write(FIRST_LINE + build_block(HEAD, json.dumps(head).encode()))
@@ -121,7 +124,7 @@ class ChangeRecorder:
         clock = clock_ns.to_bytes(_CLOCK_BYTES, sys.byteorder, signed=True)
         content = memoryview(records.view(np.uint8))  # type: ignore[arg-type]
         self._write(build_frame(ROWS, clock, content) + clock, content)
-        self.kept += len(records)
+        self.kept += len(records) if self._settled else count_happened(records)
 
     def lose(self, loss: Loss) -> None:
         """Keep that changes were lost."""
@@ -168,16 +171,16 @@ def _code(field: np.dtype[Any]) -> str:
 
 class ChangeRecording:
     """An open recording of changes. `provenance`, `tells` (CHANGES or LIFETIMES) and `settled` are known at once, losses and
-    the end when `__iter__` has come there. Close it; it is a context manager.
+    the end when `__iter__` has come there. until: waits for a pipe, as `wait` does. Close it; it is a context manager.
 
     Raises SourceError where it cannot be read, ParseError where it is none.
     """  # fmt: skip
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, until: Callable[[Callable[[], object]], None] = wait) -> None:
         self.path = name_of(path)
         self.names: dict[int, str] = {}
         try:
-            self._file = open_input(path)
+            self._file = open_input(path, until)
             first = self._file.read(len(FIRST_LINE))
         except (OSError, ValueError) as error:
             raise cannot_read(self.path, error) from error
@@ -198,14 +201,14 @@ class ChangeRecording:
             raise ParseError(NOT_CHANGES, path=self.path, excerpt=first.hex(" "))
         head = self._document(block[1])
         with _Damage(self.path, self._offset):
-            if head["schema"] != SCHEMA:
+            if head["schema"] not in (SCHEMA, SCHEMA_AS_TOLD):
                 raise ParseError("{path} has schema {schema}, finwait reads {known}", path=self.path,
-                                 schema=str(head["schema"])[:80], known=SCHEMA)  # fmt: skip
+                                 schema=str(head["schema"])[:80], known=f"{SCHEMA}, {SCHEMA_AS_TOLD}")  # fmt: skip
             self.tells = _TELLS[head["tells"]]
             self.byte_order: str = head["byte_order"]
             self._dtype = _stored_dtype(head["bytes"], head["fields"], self.byte_order)
             self.source = text_or_none(head["source"]) or "bpf"
-            self.settled = head.get("settled") is not False
+            self.settled = head["schema"] == SCHEMA
             self.provenance = Provenance(
                 "recording",
                 host=text_or_none(head["host"]),
@@ -289,6 +292,8 @@ class ChangeRecording:
             for name in records.dtype.names or ():
                 if name in (stored.dtype.names or ()):
                     records[name] = stored[name]
+            if self.tells == CHANGES and "within_ns" not in (stored.dtype.names or ()):
+                records["within_ns"] = ticks_of(records["evidence"])
             _check_records(records, clock_ns)
         if len(records):
             self._last_ns = int(records["at_ns"].max()) + clock_ns

@@ -32,7 +32,12 @@ def within_ns(records: Array) -> Array:
     """For how long before its time each change may have happened."""
     if "within_ns" in (records.dtype.names or ()):
         return records["within_ns"]
-    return np.where(records["evidence"] == ENUMS["FINWAIT_LOOKUP"], LONGEST_TICK_NS, np.uint64(0))
+    return ticks_of(records["evidence"])
+
+
+def ticks_of(evidence: Array) -> Array:
+    """The same of what BPF tells."""
+    return np.where(evidence == ENUMS["FINWAIT_LOOKUP"], LONGEST_TICK_NS, np.uint64(0))
 
 
 def take_records(records: Array, rows: Array) -> Array:

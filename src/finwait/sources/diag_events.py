@@ -141,10 +141,10 @@ class DiagEvents:
             self._longest_ns = max(pause_ns, self._longest_ns)
             self._rare.arguments["seconds"] = round(self._longest_ns / 1e9, 1)
 
-    def _watch(self) -> None:
+    def _watch(self, *, at_once: bool = False) -> None:
         """Look, where it is time to, and take in the notices of ends that came."""
         began_ns = time.thread_time_ns()
-        is_due = time.monotonic_ns() >= self._due_ns
+        is_due = at_once or time.monotonic_ns() >= self._due_ns
         changes: list[Array] = []
         lifetimes: list[Array] = []
         if is_due:
@@ -182,11 +182,11 @@ class DiagEvents:
         if self.wants & LIFETIMES and len(lives):
             self._told[LIFETIMES].append(lives)
 
-    def drain(self, want: int) -> Array:
+    def drain(self, want: int, *, last: bool = False) -> Array:
         """What was told since the last time: of CHANGES an array of LOOKED_UP, of LIFETIMES one of LIFETIME, of COUNTS nothing.
-        Raises what sock_diag refuses.
+        last: look at once. Raises what sock_diag refuses.
         """  # fmt: skip
-        self._watch()
+        self._watch(at_once=last)
         if want not in self._told:
             return np.zeros(0, LOOKED_UP)
         found, self._told[want] = self._told[want], []

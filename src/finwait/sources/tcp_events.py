@@ -221,17 +221,19 @@ class TcpEvents:
         """Look once at all descriptors, for sockets whose owner is not known yet."""
         drain(self._object.open_iterator("seed_owners"))
 
-    def drain(self, want: int) -> Array:
-        """What was told since the last time: of CHANGES an array of CHANGE, of LIFETIMES one of LIFETIME."""
-        self._check_minis()
+    def drain(self, want: int, *, last: bool = False) -> Array:
+        """What was told since the last time: of CHANGES an array of CHANGE, of LIFETIMES one of LIFETIME. last: nothing is left
+        to be looked up.
+        """  # fmt: skip
+        self._check_minis(at_once=last)
         records = self._rings[want].drain()
         return (
             records if self._chosen is None else take_records(records, np.isin(records["netns_cookie"], self._chosen))
         )
 
-    def peek(self, want: int) -> Array:
-        """What was told since the last time and still lies in its ring, behind headers, until `release`: of all namespaces."""
-        self._check_minis()
+    def peek(self, want: int, *, last: bool = False) -> Array:
+        """What `drain` gives, but still in its ring, behind headers, until `release`, and of all namespaces."""
+        self._check_minis(at_once=last)
         return self._rings[want].peek()
 
     def release(self, want: int, count: int) -> None:
@@ -243,9 +245,9 @@ class TcpEvents:
         """Whether the kernel tells of no other namespaces than those that are wanted."""
         return self._chosen is None
 
-    def _check_minis(self) -> None:
+    def _check_minis(self, *, at_once: bool) -> None:
         """Ask now and then for what no tracepoint tells: a FIN-WAIT-2 without a program that has got its FIN."""
-        if "check_minis" in self._runs and time.monotonic() >= self._check_s:
+        if "check_minis" in self._runs and (at_once or time.monotonic() >= self._check_s):
             began_s = time.monotonic()
             self._object.run("check_minis")
             self._check_s = began_s + max(CHECK_S, 100 * (time.monotonic() - began_s))
@@ -254,8 +256,7 @@ class TcpEvents:
         """An array of TOTALS, an element for each group that something was counted in; of those that found no room together the
         cookie is 0.
         """  # fmt: skip
-        self._check_s = 0.0
-        self._check_minis()
+        self._check_minis(at_once=True)
         elements = self._added("totals", TOTALS)
         found: Array = elements[(elements["netns_cookie"] != 0) | elements["changes"].any(axis=1)]
         if self._chosen is not None:

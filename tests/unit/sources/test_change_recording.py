@@ -18,6 +18,7 @@ from finwait.sources.change_recording import ChangeRecorder, ChangeRecording
 from finwait.sources.change_records import CHANGE, CHANGES, LIFETIME, LIFETIMES, LOOKED_UP
 from finwait.table.change import Loss
 from finwait.table.snapshot import Netns, Notice, Provenance
+from finwait.wire.bpf_layouts import ENUMS
 from finwait.wire.change_blocks import FIRST_LINE, FRAME, build_block
 from tests.unit.batches import FEW
 
@@ -269,3 +270,15 @@ def test_a_full_disk_is_said_at_once_and_only_once() -> None:
 
 def test_a_checksum_is_of_the_content() -> None:
     assert build_block(b"LOSS", b"abc") == FRAME.pack(b"LOSS", crc32(b"abc"), 3) + b"abc"
+
+
+def test_what_bpf_looked_up_is_known_to_the_tick(tmp_path: Path) -> None:
+    rows = records(2)
+    rows["evidence"][1] = ENUMS["FINWAIT_LOOKUP"]
+    recorder = ChangeRecorder(str(tmp_path / "x"))
+    recorder.begin(Provenance("bpf"), CHANGES, "", CHANGE)
+    recorder.add(rows, CLOCK_NS, names_of)
+    recorder.finish(Provenance("bpf"))
+    with ChangeRecording(str(tmp_path / "x")) as recording:
+        ((back, _),) = list(recording)
+    assert list(back["within_ns"]) == [0, 10_000_000]
