@@ -181,8 +181,10 @@ class Connections:
         """The rows `at` were found in other states, as `seen`, some time between the two."""
         rows = self.rows[at]
         for name in (*ENDS, "interface", "is_mini", "began_ns", "began_within_ns"):
-            rows[name] = seen[name]
-        rows["inode"] = np.where(seen["inode"] != 0, seen["inode"], rows["inode"])
+            if name != "local_port":
+                rows[name] = seen[name]
+        for name in ("inode", "local_port"):  # a socket that is just CLOSED has given its port back
+            rows[name] = np.where(seen[name] != 0, seen[name], rows[name])
         records = advance(rows, seen["state"], *_times_of(seen, rows["seen_ns"], ended_ns))
         rows["seen_ns"], rows["missing"] = begun_ns, 0
         self.rows[at] = rows

@@ -593,3 +593,15 @@ def test_cookies_are_matched(known: set[int], looked: set[int]) -> None:
     at, found, missing = match(first, second)
     assert first[at].tolist() == second[found].tolist() == sorted(known & looked)
     assert first[missing].tolist() == sorted(known - looked)
+
+
+def test_a_socket_that_is_just_closed_keeps_the_port_that_it_had() -> None:
+    """inet_put_port: a walk that has taken the socket already shows it with port 0."""
+    world = World()
+    one = world.open(S.LAST_ACK)
+    world.look()
+    world.move(one, S.CLOSE)
+    one.port, known = 0, one.port
+    world.look()
+    (record,) = [record for record in world.records if record["to"] == S.CLOSE]
+    assert (record["from"], record["local_port"]) == (S.LAST_ACK, known)
