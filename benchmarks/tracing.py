@@ -20,7 +20,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.__main__ import FINWAIT, byte_compiled
@@ -119,16 +118,13 @@ def _await_begin(tracer: Tracer, paths: Sequence[str]) -> None:
 def _end(process: subprocess.Popen[bytes]) -> resource.struct_rusage:
     """Ctrl-C; one that does not end by it is a failure."""
     process.send_signal(signal.SIGINT)
-    deadline = time.monotonic() + 10
-    while True:
-        pid, _, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid:
-            process.returncode = 0
-            return usage
-        if time.monotonic() > deadline:
-            process.kill()
-            raise SystemExit(f"Ctrl-C does not end {process.args}")
-        time.sleep(0.01)
+    asked = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    if not await_condition(lambda: os.waitid(os.P_PID, process.pid, asked) is not None, PATIENCE_S):
+        process.kill()
+        raise SystemExit(f"Ctrl-C does not end {process.args}")
+    _, _, usage = os.wait4(process.pid, 0)
+    process.returncode = 0
+    return usage
 
 
 def _count_changes(tracer: Tracer, path: str) -> float:

@@ -100,7 +100,7 @@ static int describe_mini(struct finwait_change *change, struct sock_common *skc,
 	if (!is_wanted_netns(change->netns_cookie) || (wanted_family && change->family != wanted_family))
 		return 0;
 	change->at_ns = bpf_ktime_get_ns();
-	change->object = number_of(timer) ^ secret;
+	change->object = timer ? number_of(timer) ^ secret : 0; /* never the key itself */
 	change->cookie = MEMBER(skc_cookie.counter);
 	change->local_port = MEMBER(skc_num);
 	change->peer_port = swap16(MEMBER(skc_dport));

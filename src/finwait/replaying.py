@@ -20,8 +20,9 @@ from finwait.table.snapshot import Provenance
 from finwait.tracing import wanted_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
+    from finwait.sources.input_file import Until
     from finwait.table.batch import Array, Batch
     from finwait.tracing import TraceQuestion
 
@@ -39,7 +40,7 @@ class Replay:
         path: str,
         *,
         most: int | None = None,
-        until: Callable[[Callable[[], object]], None] = wait,
+        until: Until = wait,
     ) -> None:
         self.question = question
         self.path = path
@@ -84,6 +85,9 @@ class Replay:
 
     def _in_order(self, recording: ChangeRecording) -> Iterator[tuple[Array, int] | Loss]:
         """What has happened, held as long as a trace holds it; all of what was read also where nothing more can be."""
+        if recording.settled:
+            yield from self._blocks(recording)
+            return
         order, clock_ns, last_ns = InOrder(recording.tells), 0, 0
         nothing = np.zeros(0, dtype=recording.record)
         try:
@@ -93,7 +97,7 @@ class Replay:
                     continue
                 records, clock_ns = item
                 last_ns = max(last_ns, int(records["at_ns"].max(initial=0)))
-                yield (records if recording.settled else order.pass_through(records, last_ns - SETTLED_NS)), clock_ns
+                yield order.pass_through(records, last_ns - SETTLED_NS), clock_ns
         except (FinwaitError, KeyboardInterrupt):
             yield order.pass_through(nothing, None), clock_ns
             raise

@@ -271,7 +271,7 @@ class Trace:
                 yield from self._keep_as_told(events, self._recorder)
                 return
             first = events.drain(self.question.tells)
-            self._order.hold(first)
+            self._order.pass_through(first, 0)  # told with the next ones
             self._recorder.begin(self.provenance, self.question.tells, self.question.wanted.text, first.dtype)
         for last in self._looks():
             began_ns = self._tell_time()
@@ -351,7 +351,7 @@ class Trace:
         self._pause_s = PAUSE_S if has_to_look or every_s is None else every_s
         for last in self._looks():
             if has_to_look:
-                events.drain(COUNTS)
+                events.drain(COUNTS, last=last)
             if not last and (every_s is None or time.monotonic() < due_s):
                 continue
             due_s += every_s or 0.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import finwait
+from finwait.lab.namespace import await_condition
 from finwait.lab.population import Population
 from finwait.lab.spec import Group, Spec
 
@@ -79,9 +79,8 @@ def _nothing_left_over() -> Iterator[None]:
     session = os.environ[_SESSION_VARIABLE] = uuid.uuid4().hex
     before = _leftovers(session)
     yield
-    deadline = time.monotonic() + _PATIENCE_S
-    while (surplus := _leftovers(session) - before) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    await_condition(lambda: _leftovers(session) <= before, _PATIENCE_S)
+    surplus = _leftovers(session) - before
     assert not surplus, f"left over: {sorted(surplus)}"
 
 

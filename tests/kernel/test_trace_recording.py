@@ -10,10 +10,12 @@ import sys
 import termios
 from typing import IO, TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from finwait.lab.namespace import await_condition
 from finwait.lab.population import Group
+from finwait.sources.change_recording import ChangeRecording
 from finwait.sources.change_records import CHANGE
 from finwait.wire.change_blocks import FIRST_LINE
 from tests.kernel.finwait_command import COMMAND, ENVIRONMENT, run
@@ -111,6 +113,10 @@ def test_what_is_kept_for_later_is_what_another_one_prints(held: Population, tmp
             told = [row[name] for name in ("from", "to", "why", "evidence", "process")]
             found.setdefault((row["local_port"], row["peer_port"]), []).append(told)
     assert by_ends[0] == by_ends[1]
+    with ChangeRecording(str(tmp_path / "x")) as recording:
+        objects = np.concatenate([records["object"] for records, _ in recording])
+    assert objects.any()
+    assert not (objects >> 48 == 0xFFFF).any(), "an address of the kernel's"
     assert sum(map(len, by_ends[0].values())) > 10 * COUNT
 
 

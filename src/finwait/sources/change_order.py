@@ -33,10 +33,6 @@ class InOrder:
         self._tells = tells
         self._held: Array | None = None
 
-    def hold(self, records: Array) -> None:
-        """Tell these with the next ones."""
-        self._held = records if self._held is None else join_records([self._held, records])
-
     def pass_through(self, records: Array, before_ns: int | None) -> Array:
         """What has happened until `before_ns` of what is held and `records`, all of it where that is None."""
         if self._held is not None and len(self._held):

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any, BinaryIO
 
+    from finwait.sources.input_file import Until
     from finwait.table.batch import Array
 
 SCHEMA, SCHEMA_AS_TOLD = "finwait.changes/1", "finwait.changes/2"
@@ -176,7 +177,7 @@ class ChangeRecording:
     Raises SourceError where it cannot be read, ParseError where it is none.
     """  # fmt: skip
 
-    def __init__(self, path: str, until: Callable[[Callable[[], object]], None] = wait) -> None:
+    def __init__(self, path: str, until: Until = wait) -> None:
         self.path = name_of(path)
         self.names: dict[int, str] = {}
         try:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import BinaryIO
 
+    Until = Callable[[Callable[[], object]], None]
+
 STANDARD_INPUT = mark("standard input")
 _STANDARD_INPUT_PATH = "-"
 _LISTEN_MS = 200
@@ -33,7 +35,7 @@ class _Pipe(RawIOBase):
     copies what it has is heard after the next read(2), which waits for the writer.
     """
 
-    def __init__(self, file: BinaryIO, until: Callable[[Callable[[], object]], None]) -> None:
+    def __init__(self, file: BinaryIO, until: Until) -> None:
         self._file = file
         self._until = until
         self._incoming = poll()
@@ -55,7 +57,7 @@ class _Pipe(RawIOBase):
         super().close()
 
 
-def open_input(path: str, until: Callable[[Callable[[], object]], None] = wait) -> BinaryIO:
+def open_input(path: str, until: Until = wait) -> BinaryIO:
     """The file at `path` (``-``: standard input), at the byte where it stands. until: waits as `wait` does. Raises OSError, and
     ValueError of a path with a zero byte.
     """  # fmt: skip
